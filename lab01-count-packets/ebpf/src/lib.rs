@@ -1,0 +1,100 @@
+//! What lab01's programs are made of, for later labs to use: the frame that an XDP program sees, and counting into
+//! per-CPU maps. Defines no maps of its own; it takes them.
+
+#![no_std]
+// Nothing in a program may panic: there is nobody to catch it, and the verifier would have to follow the message.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    btf_maps::{PerCpuArray, PerCpuHashMap},
+    programs::XdpContext,
+};
+use lab01_count_packets_common::{
+    counter::Counter,
+    packet::{Header, Packet},
+};
+
+/// The frame that an XDP program was called for: everything between `data` and `data_end`.
+pub struct Frame {
+    start: usize,
+    end: usize,
+}
+
+impl Frame {
+    /// The frame of this context.
+    #[inline(always)]
+    pub fn of(ctx: &XdpContext) -> Self {
+        Self {
+            start: ctx.data(),
+            end: ctx.data_end(),
+        }
+    }
+
+    /// The frame's length in bytes. Needs `CAP_PERFMON` at load time: it is the difference of two pointers.
+    #[inline(always)]
+    pub fn len(&self) -> u64 {
+        (self.end - self.start) as u64
+    }
+
+    /// Whether there is no byte in it.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+}
+
+impl Packet for Frame {
+    #[inline(always)]
+    fn holds(&self, bytes: usize) -> bool {
+        self.start + bytes <= self.end
+    }
+
+    // ANCHOR: read
+    #[inline(always)]
+    fn read<H: Header>(&self, offset: usize) -> Option<H> {
+        let start = self.start + offset;
+        if start + size_of::<H>() > self.end {
+            return None;
+        }
+        // SAFETY: the header lies inside the packet, as was just compared, and any bits make a `Header`.
+        Some(unsafe { (start as *const H).read_unaligned() })
+    }
+    // ANCHOR_END: read
+}
+
+/// Counts a packet of `bytes` bytes under `index`; returns how many were counted there on this CPU, this one included.
+///
+/// Returns 0, having counted nothing, if there is no such index, which a caller rules out by the type of its index.
+#[inline(always)]
+pub fn count_at<const N: usize>(counters: &PerCpuArray<Counter, N>, index: u32, bytes: u64) -> u64 {
+    let Some(counter) = counters.get_ptr_mut(index) else {
+        return 0;
+    };
+    // SAFETY: the value is this CPU's own, and no other program interrupts this one on the same CPU.
+    let counter = unsafe { &mut *counter };
+    counter.add(bytes);
+    counter.packets
+}
+
+/// The map has no room for another key.
+pub struct Full;
+
+/// Counts a packet of `bytes` bytes under `key`, which is added at its first packet.
+#[inline(always)]
+pub fn count_by<K, const N: usize>(counters: &PerCpuHashMap<K, Counter, N>, key: &K, bytes: u64) -> Result<(), Full> {
+    // ANCHOR: count_by
+    if let Some(counter) = counters.get_ptr_mut(key) {
+        // SAFETY: the value is this CPU's own, and entries are never removed.
+        unsafe { (*counter).add(bytes) };
+        return Ok(());
+    }
+    // Another CPU may add the key at the same moment: BPF_NOEXIST leaves its entry as it is, and the second look-up
+    // finds this CPU's part of it. Only if there is none the map was full.
+    let _ = counters.insert(key, Counter::ZERO, u64::from(BPF_NOEXIST));
+    let counter = counters.get_ptr_mut(key).ok_or(Full)?;
+    // SAFETY: as above.
+    unsafe { (*counter).add(bytes) };
+    Ok(())
+    // ANCHOR_END: count_by
+}

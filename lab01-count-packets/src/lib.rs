@@ -1,0 +1,21 @@
+//! lab01's loader as a library: what later labs reuse.
+//!
+//! - [`interface`] finds network interfaces, and what XDP program they carry,
+//! - [`load`] loads an eBPF object into the kernel and says why it was refused,
+//! - [`attach`] attaches an XDP program, native first,
+//! - [`counts`] reads lab01's maps,
+//! - [`report`] tells them, [`text`] and [`screen`] show them on a terminal, [`logging`] shows log lines,
+//! - [`signals`] ends a program politely.
+
+pub mod attach;
+pub mod counts;
+pub mod interface;
+pub mod load;
+pub mod logging;
+pub mod report;
+pub mod screen;
+pub mod signals;
+pub mod text;
+
+/// lab01's eBPF object, as `build.rs` compiled it.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab01-count-packets"));

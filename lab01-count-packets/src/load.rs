@@ -1,0 +1,295 @@
+//! Loads an eBPF object into the kernel, and says in one line why it was refused.
+
+use std::{fmt::Write as _, fs, io};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::MapError,
+    programs::{Program, ProgramError},
+};
+use aya_log::EbpfLogger;
+use thiserror::Error;
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Why a program or a map could not be brought into the kernel. Each text names the cause and the mend.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The process may not load eBPF programs.
+    #[error(
+        "not allowed to load eBPF programs: {missing} missing; run it with sudo, or as a service with these capabilities"
+    )]
+    Privileges {
+        /// The capabilities that are not there, by name.
+        missing: String,
+    },
+    /// The kernel has no `bpf(2)`, or a map or program type that is too new for it.
+    #[error(
+        "the kernel ({release}) does not know what {what} needs; Linux 5.10 or later with CONFIG_BPF_SYSCALL is \
+         required: `cargo xtask doctor` says what this one lacks"
+    )]
+    Unsupported {
+        /// The map or program.
+        what: String,
+        /// What `uname -r` says.
+        release: String,
+    },
+    /// The limit on locked memory, which bounds maps before Linux 5.11.
+    #[error("the limit on locked memory (ulimit -l) is too low for {what}; raise it: `ulimit -l unlimited`")]
+    LockedMemory {
+        /// The map or program.
+        what: String,
+    },
+    /// No memory for a map.
+    #[error("no memory for {what}; ask for fewer entries")]
+    NoMemory {
+        /// The map.
+        what: String,
+    },
+    /// The verifier found the program unsafe.
+    #[error("the kernel's verifier refused the program {program}: {reason}\n{log_tail}")]
+    Verifier {
+        /// The program.
+        program: String,
+        /// The verifier's own words.
+        reason: String,
+        /// The last lines of the log.
+        log_tail: String,
+    },
+    /// The object has no such program, or one of another type.
+    #[error("the eBPF object has no program {program} of the type {wanted}; build it again")]
+    NoSuchProgram {
+        /// The program that was looked for.
+        program: String,
+        /// Its type.
+        wanted: &'static str,
+    },
+    /// The object is no eBPF object, or not one that this loader understands.
+    #[error("the eBPF object cannot be read: {0}; build it again")]
+    Object(String),
+    /// Anything else, in the kernel's words.
+    #[error("{what} could not be loaded: {cause}")]
+    Other {
+        /// The map or program.
+        what: String,
+        /// The kernel's words.
+        cause: String,
+    },
+}
+
+/// Loads `object`: creates its maps, each of `capacities` (map name, entries) with that many entries.
+///
+/// The level of its kernel-side log lines is that of [`log::max_level`]: what would not be shown is not produced.
+pub fn load_object(object: &[u8], capacities: &[(&str, u32)]) -> Result<Ebpf, LoadError> {
+    require_privileges()?;
+    let log_level = log::max_level() as u8;
+    let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, &log_level, false);
+    for (map, entries) in capacities {
+        loader.map_max_entries(map, *entries);
+    }
+    loader.load(object).map_err(explain)
+}
+
+/// Hands the program's log lines to [`log`] for as long as the runtime lives; does nothing if it has none.
+pub fn forward_log_lines(ebpf: &mut Ebpf) -> io::Result<()> {
+    let logger = match EbpfLogger::init(ebpf) {
+        Ok(logger) => logger,
+        // An object built without aya-log, so that bpftool can load it, has no map of that name.
+        Err(aya_log::Error::MapNotFound) => return Ok(()),
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    // SAFETY: the logger owns the ring buffer's descriptor, keeps it for as long as it lives, and lives in the AsyncFd.
+    let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }?;
+    tokio::spawn(async move {
+        while let Ok(mut guard) = logger.readable_mut().await {
+            guard.get_inner_mut().flush();
+            guard.clear_ready();
+        }
+    });
+    Ok(())
+}
+
+/// The program called `name`, as `T`; `wanted` is what people call that type.
+pub fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str, wanted: &'static str) -> Result<&'a mut T, LoadError>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| LoadError::NoSuchProgram {
+            program: name.to_owned(),
+            wanted,
+        })
+}
+
+/// What the capabilities are for, by number: `include/uapi/linux/capability.h`.
+const REQUIRED_CAPABILITIES: [(u32, &str); 3] = [(39, "CAP_BPF"), (12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON")];
+/// Stands for `CAP_BPF` and `CAP_PERFMON`, which were split off from it in Linux 5.8.
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_NET_ADMIN: u32 = 12;
+
+/// Whether the process may load network programs.
+pub fn require_privileges() -> Result<(), LoadError> {
+    // Where procfs cannot be read the kernel's own refusal has to do.
+    let Some(effective) = effective_capabilities() else {
+        return Ok(());
+    };
+    let has = |capability: u32| effective & (1 << capability) != 0;
+    let missing: Vec<&str> = REQUIRED_CAPABILITIES
+        .into_iter()
+        .filter(|(capability, _)| !has(*capability))
+        .filter(|(capability, _)| *capability == CAP_NET_ADMIN || !has(CAP_SYS_ADMIN))
+        .map(|(_, name)| name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = match missing.as_slice() {
+        [one] => format!("{one} is"),
+        several => format!("{} are", several.join(", ")),
+    };
+    Err(LoadError::Privileges { missing })
+}
+
+fn effective_capabilities() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+/// Turns aya's error into one that names cause and mend.
+pub fn explain(error: EbpfError) -> LoadError {
+    match error {
+        EbpfError::MapError(MapError::CreateError { name, io_error }) => {
+            explain_errno(&format!("the map {name}"), &io_error)
+        }
+        EbpfError::ProgramError(error) => explain_program("?", error),
+        EbpfError::ParseError(error) => LoadError::Object(error.to_string()),
+        EbpfError::BtfError(error) => LoadError::Other {
+            what: "the object's type information (BTF)".into(),
+            cause: error.to_string(),
+        },
+        error => LoadError::Object(chain(&error)),
+    }
+}
+
+/// As [`explain`], for what loading the program called `program` answered.
+pub fn explain_program(program: &str, error: ProgramError) -> LoadError {
+    let what = format!("the program {program}");
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            match verdict(&log) {
+                Some(reason) => LoadError::Verifier {
+                    program: program.to_owned(),
+                    reason,
+                    log_tail: tail(&log, 12),
+                },
+                None => explain_errno(&what, &io_error),
+            }
+        }
+        ProgramError::SyscallError(error) => explain_errno(&what, &error.io_error),
+        error => LoadError::Other {
+            what,
+            cause: chain(&error),
+        },
+    }
+}
+
+fn explain_errno(what: &str, error: &io::Error) -> LoadError {
+    let what = what.to_owned();
+    match error.raw_os_error() {
+        Some(libc::EPERM) if effective_capabilities().is_some_and(|caps| caps & (1 << CAP_SYS_ADMIN) != 0) => {
+            LoadError::LockedMemory { what }
+        }
+        Some(libc::EPERM | libc::EACCES) => LoadError::Privileges {
+            missing: "CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON is".into(),
+        },
+        Some(libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP) => LoadError::Unsupported {
+            what,
+            release: kernel_release(),
+        },
+        Some(libc::ENOMEM | libc::E2BIG) => LoadError::NoMemory { what },
+        _ => LoadError::Other {
+            what,
+            cause: error.to_string(),
+        },
+    }
+}
+
+/// The line of a verifier log that says what is wrong: the last one before its closing statistics.
+fn verdict(log: &str) -> Option<String> {
+    log.lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !is_statistics(line))
+        .map(str::to_owned)
+}
+
+fn is_statistics(line: &str) -> bool {
+    ["processed ", "verification time", "stack depth", "peak_states"]
+        .iter()
+        .any(|start| line.starts_with(start))
+}
+
+fn tail(log: &str, lines: usize) -> String {
+    let all: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let mut text = format!("the last {} lines of its log:", lines.min(all.len()));
+    for line in all.iter().skip(all.len().saturating_sub(lines)) {
+        let _ = write!(text, "\n  {line}");
+    }
+    text
+}
+
+fn kernel_release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
+}
+
+/// An error and what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            let _ = write!(text, ": {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_is_the_last_line_before_the_statistics() {
+        let log = "0: (61) r1 = *(u32 *)(r1 +0)\ninvalid access to packet, off=0 size=2, R1(id=0,off=0,r=0)\n\
+                   R1 offset is outside of the packet\nverification time 42 usec\nstack depth 0\n\
+                   processed 3 insns (limit 1000000) max_states_per_insn 0 total_states 0\n";
+        assert_eq!(verdict(log).as_deref(), Some("R1 offset is outside of the packet"));
+    }
+
+    #[test]
+    fn an_empty_log_has_no_verdict() {
+        assert_eq!(verdict("\n \n"), None);
+    }
+
+    #[test]
+    fn a_map_that_is_too_large_says_so() {
+        let error = io::Error::from_raw_os_error(libc::ENOMEM);
+        let text = explain_errno("the map X", &error).to_string();
+        assert_eq!(text, "no memory for the map X; ask for fewer entries");
+    }
+
+    #[test]
+    fn an_old_kernel_is_named() {
+        let error = io::Error::from_raw_os_error(libc::EINVAL);
+        let text = explain_errno("the map X", &error).to_string();
+        assert!(
+            text.contains("Linux 5.10 or later") && text.contains("the map X"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,194 @@
+//! Counts the packets that arrive at an interface, by source address and by protocol.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use aya::programs::Xdp;
+use clap::Parser;
+use lab01_count_packets::{
+    OBJECT,
+    attach::{XdpMode, attach_xdp},
+    counts::Counts,
+    interface::Interface,
+    load, logging,
+    report::{Report, Reporter},
+    screen::Screen,
+    signals::asked_to_stop,
+};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// Counts the packets that arrive at an interface, by source address and by protocol, and lets all of them pass.
+///
+/// On a terminal the table is redrawn in place; in a pipe every report is a block of plain lines. Ctrl-C or SIGTERM
+/// detaches the program and ends with a last report.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Options {
+    /// The interface to count on.
+    #[arg(short, long, value_name = "IF")]
+    iface: String,
+
+    /// Where the program runs: in the driver (native), behind it (generic), or on the card (offload); auto tries
+    /// native first and says so if it has to take generic.
+    #[arg(long, value_enum, default_value_t = XdpMode::Auto, value_name = "MODE")]
+    xdp_mode: XdpMode,
+
+    /// The time between two reports.
+    #[arg(long, default_value = "1s", value_parser = parse_interval, value_name = "TIME")]
+    interval: Duration,
+
+    /// Stop after this time; without it, count until Ctrl-C.
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    duration: Option<Duration>,
+
+    /// How many sources to show; 0 for all.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    top: usize,
+
+    /// How many IPv4 sources, and how many IPv6 sources, have a counter of their own. Packets of further ones are
+    /// counted together.
+    #[arg(long, default_value_t = 10_240, value_parser = clap::value_parser!(u32).range(1..=4_194_304), value_name = "N")]
+    max_sources: u32,
+
+    /// Print every report as one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 500ms, 2s or 1m"))?;
+    if duration.is_zero() {
+        Err("it must be more than nothing".into())
+    } else {
+        Ok(duration)
+    }
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text)?;
+    if interval < Duration::from_millis(100) {
+        Err("the shortest interval is 100ms".into())
+    } else {
+        Ok(interval)
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+// ANCHOR: run
+async fn run(options: &Options) -> Result<()> {
+    let mut output = Output::new(options.json);
+    logging::init(output.screen());
+    let interface = Interface::find(&options.iface)?;
+
+    let capacities = [
+        ("PACKETS_BY_IPV4_SOURCE", options.max_sources),
+        ("PACKETS_BY_IPV6_SOURCE", options.max_sources),
+    ];
+    let mut ebpf = load::load_object(OBJECT, &capacities)?;
+    load::forward_log_lines(&mut ebpf).context("the program's log lines cannot be read")?;
+    let counts = Counts::take(&mut ebpf)?;
+
+    let program: &mut Xdp = load::program(&mut ebpf, "count_packets", "XDP")?;
+    program
+        .load()
+        .map_err(|error| load::explain_program("count_packets", error))?;
+    let attached = attach_xdp(program, &interface, options.xdp_mode).await?;
+
+    let mut reporter = Reporter::new(&interface.name, &attached.mode.to_string(), options.top);
+    report_until_stopped(options, &interface, &counts, &mut reporter, &mut output).await
+    // Dropping `ebpf` detaches the program.
+}
+// ANCHOR_END: run
+
+async fn report_until_stopped(
+    options: &Options,
+    interface: &Interface,
+    counts: &Counts,
+    reporter: &mut Reporter,
+    output: &mut Output,
+) -> Result<()> {
+    let start = Instant::now();
+    let mut ticks = interval(options.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await; // the first one is at once
+    let end = async {
+        match options.duration {
+            Some(duration) => tokio::time::sleep_until(start + duration).await,
+            None => std::future::pending().await,
+        }
+    };
+    let stop = asked_to_stop();
+    tokio::pin!(end, stop);
+    loop {
+        let last = tokio::select! {
+            biased;
+            asked = &mut stop => { asked.context("signals cannot be caught")?; true }
+            () = &mut end => true,
+            _ = ticks.tick() => false,
+        };
+        output.show(&reporter.report(counts.snapshot()?, start.elapsed()))?;
+        if last {
+            return Ok(());
+        }
+        if !interface.is_present() {
+            bail!(
+                "{} has gone: it was removed or renamed, and the program with it",
+                interface.name
+            );
+        }
+    }
+}
+
+/// Where reports go.
+enum Output {
+    Terminal(Screen),
+    Plain,
+    Json,
+}
+
+impl Output {
+    fn new(json: bool) -> Self {
+        match Screen::on_terminal() {
+            _ if json => Self::Json,
+            Some(screen) => Self::Terminal(screen),
+            None => Self::Plain,
+        }
+    }
+
+    fn screen(&self) -> Option<&Screen> {
+        match self {
+            Self::Terminal(screen) => Some(screen),
+            Self::Plain | Self::Json => None,
+        }
+    }
+
+    fn show(&mut self, report: &Report) -> Result<()> {
+        let written = match self {
+            Self::Terminal(screen) => screen.draw(&report.table()),
+            Self::Plain => print_lines(&report.plain()),
+            Self::Json => print_lines(&[report.json()]),
+        };
+        written.context("the report cannot be written to standard output")
+    }
+}
+
+fn print_lines(lines: &[String]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
+    out.flush()
+}

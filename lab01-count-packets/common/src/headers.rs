@@ -117,6 +117,8 @@ pub struct Headers {
     pub payload_len: u16,
     /// Where that starts: bytes from the start of the packet, IPv4's options skipped.
     pub payload_offset: usize,
+    /// Where the IP header starts: bytes from the start of the packet.
+    pub network_offset: usize,
     /// The source address.
     pub source: Address,
     /// The destination address.
@@ -178,6 +180,14 @@ impl Headers {
         }
     }
 
+    /// Where the payload ends: bytes from the start of the packet. What comes behind is padding. `None` for a jumbogram,
+    /// which ends with the packet.
+    #[inline(always)]
+    pub fn payload_end(&self) -> Option<usize> {
+        let jumbogram = self.ip_version == 6 && self.payload_len == 0 && self.protocol == NEXT_HEADER_HOP_BY_HOP;
+        (!jumbogram).then_some(self.payload_offset + usize::from(self.payload_len))
+    }
+
     #[inline(always)]
     const fn not_ip(ether_type: u16) -> Self {
         Self {
@@ -187,6 +197,7 @@ impl Headers {
             fragment: 0,
             payload_len: 0,
             payload_offset: 0,
+            network_offset: 0,
             source: Address::from_ipv4([0; 4]),
             destination: Address::from_ipv4([0; 4]),
         }
@@ -221,7 +232,7 @@ fn is_vlan(ether_type: u16) -> bool {
 #[inline(always)]
 fn parse_ipv4<P: Packet + ?Sized>(cursor: &mut Cursor<'_, P>) -> Result<Headers, Malformed> {
     // ANCHOR: ipv4
-    let start = cursor.offset();
+    let network_offset = cursor.offset();
     let header: Ipv4Hdr = cursor.take().ok_or(Malformed::Ipv4Truncated)?;
     if header.version() != 4 {
         return Err(Malformed::Ipv4Version);
@@ -232,7 +243,7 @@ fn parse_ipv4<P: Packet + ?Sized>(cursor: &mut Cursor<'_, P>) -> Result<Headers,
     }
     cursor.skip(header_len - Ipv4Hdr::LEN).ok_or(Malformed::Ipv4Truncated)?;
     let total_len = header.tot_len();
-    if usize::from(total_len) < header_len || !cursor.packet().holds(start + usize::from(total_len)) {
+    if usize::from(total_len) < header_len || !cursor.packet().holds(network_offset + usize::from(total_len)) {
         return Err(Malformed::Ipv4TotalLength);
     }
     // ANCHOR_END: ipv4
@@ -243,6 +254,7 @@ fn parse_ipv4<P: Packet + ?Sized>(cursor: &mut Cursor<'_, P>) -> Result<Headers,
         fragment: u16::from_be_bytes(header.frags),
         payload_len: total_len - header_len as u16,
         payload_offset: cursor.offset(),
+        network_offset,
         source: Address::from_ipv4(header.src_addr),
         destination: Address::from_ipv4(header.dst_addr),
     })
@@ -250,6 +262,7 @@ fn parse_ipv4<P: Packet + ?Sized>(cursor: &mut Cursor<'_, P>) -> Result<Headers,
 
 #[inline(always)]
 fn parse_ipv6<P: Packet + ?Sized>(cursor: &mut Cursor<'_, P>) -> Result<Headers, Malformed> {
+    let network_offset = cursor.offset();
     let header: Ipv6Hdr = cursor.take().ok_or(Malformed::Ipv6Truncated)?;
     if header.version() != 6 {
         return Err(Malformed::Ipv6Version);
@@ -267,6 +280,7 @@ fn parse_ipv6<P: Packet + ?Sized>(cursor: &mut Cursor<'_, P>) -> Result<Headers,
         fragment: 0,
         payload_len,
         payload_offset: cursor.offset(),
+        network_offset,
         source: Address::from_ipv6(header.src_addr),
         destination: Address::from_ipv6(header.dst_addr),
     })

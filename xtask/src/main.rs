@@ -1,0 +1,74 @@
+//! The project's commands, as `cargo xtask COMMAND`.
+//!
+//! One module is one command; what they share stands in modules named after it. Nothing here depends on a lab, so
+//! that `cargo xtask setup` builds where nothing is installed yet.
+
+mod bench;
+mod cargo;
+mod interrupt;
+mod labs;
+mod machine;
+mod privilege;
+mod progress;
+mod run;
+mod setup;
+mod terminal;
+mod test;
+mod toolchain;
+mod tools;
+mod usage;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{usage::UsageError, workspace::Workspace};
+
+/// Sets up, runs, tests, measures and inspects the labs. Builds as you, and uses sudo only to start what needs root.
+#[derive(Parser)]
+#[command(
+    name = "xtask",
+    bin_name = "cargo xtask",
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building the labs needs and is missing, into this project.
+    Setup(setup::Options),
+    /// Build a lab and run it: in throw-away network namespaces with traffic, or on an interface of yours.
+    Run(run::Options),
+    /// Run the tests: those of the host as you, those on the kernel as root.
+    Test(test::Options),
+    /// Measure a lab.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    match dispatch(command_line.command) {
+        Ok(status) => status,
+        Err(error) => {
+            // One line: the cause and its mend. A debug print would add a backtrace that helps no user.
+            eprintln!("{} {error:#}", terminal::stderr().red("error:"));
+            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    let workspace = Workspace::here();
+    match command {
+        Command::Setup(options) => setup::run(&workspace, &options),
+        Command::Run(options) => run::run(&workspace, &options),
+        Command::Test(options) => test::run(&workspace, &options),
+        Command::Bench(options) => bench::run(&workspace, &options),
+    }
+}

@@ -1,0 +1,306 @@
+//! `cargo xtask test`: everything that has a verdict. Tests of the host run as the user; tests on the kernel, which
+//! stand in targets named `kernel`, run as root.
+
+mod tally;
+
+use std::{
+    ffi::OsStr,
+    io::{BufRead as _, BufReader, Write, stdout},
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use self::tally::Tally;
+use crate::{
+    cargo::{self, Executable, Package},
+    interrupt, labs,
+    privilege::Privilege,
+    setup, terminal,
+    workspace::Workspace,
+};
+
+/// The name of the test targets that need a kernel to load programs into, and root.
+const KERNEL: &str = "kernel";
+
+/// What to test.
+#[derive(Args)]
+pub struct Options {
+    /// Only this lab: its number as in lab01, or the name of its folder.
+    lab: Option<String>,
+
+    /// What the test runners are given: a part of the names of the tests to run, or options such as --nocapture.
+    #[arg(last = true, value_name = "FILTER")]
+    filter: Vec<String>,
+}
+
+/// Runs the tests and prints, as the last line, how many passed and failed.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    let packages = selected(workspace, options.lab.as_deref())?;
+    setup::ensure(workspace)?;
+    let built = cargo::build(workspace, "what is to be tested", &build_args(&packages))?;
+
+    interrupt::note_only();
+    let mut session = Session {
+        workspace,
+        filter: &options.filter,
+        screen: Box::new(stdout()),
+        tally: Tally::default(),
+        failures: Vec::new(),
+    };
+    session.run_on_host(&packages)?;
+    let kernel_tests: Vec<_> = built
+        .executables
+        .iter()
+        .filter(|program| is_kernel_test(program))
+        .collect();
+    if !kernel_tests.is_empty() {
+        session.run_on_kernel(&kernel_tests)?;
+    }
+    Ok(session.conclude())
+}
+
+/// The packages to test: the default ones, or those in the lab's folder. None of them is built for BPF.
+fn selected(workspace: &Workspace, lab: Option<&str>) -> Result<Vec<Package>> {
+    let mut packages = cargo::packages(workspace)?;
+    packages.retain(|package| package.is_default);
+    if let Some(lab) = lab {
+        let lab = labs::find(workspace, lab)?;
+        packages.retain(|package| package.folder.starts_with(&lab.folder));
+    }
+    Ok(packages)
+}
+
+fn build_args(packages: &[Package]) -> Vec<&str> {
+    let mut args = vec!["test", "--no-run"];
+    args.extend(package_args(packages));
+    args
+}
+
+fn package_args<'a>(packages: impl IntoIterator<Item = &'a Package>) -> impl Iterator<Item = &'a str> {
+    packages.into_iter().flat_map(|package| ["--package", &package.name])
+}
+
+fn is_kernel_test(program: &Executable) -> bool {
+    program.kind == "test" && program.target == KERNEL
+}
+
+/// One run of the tests.
+struct Session<'a> {
+    workspace: &'a Workspace,
+    filter: &'a [String],
+    /// Where the output of the runners goes.
+    screen: Box<dyn Write>,
+    tally: Tally,
+    /// What went wrong, a line each, to be repeated at the end.
+    failures: Vec<String>,
+}
+
+impl Session<'_> {
+    fn run_on_host(&mut self, packages: &[Package]) -> Result<()> {
+        if let Some(targets) = host_targets(packages) {
+            let args = package_args(packages).chain(targets);
+            self.run_cargo_test("tests of the host", args)?;
+        }
+        let libraries: Vec<_> = packages.iter().filter(|package| has_library(package)).collect();
+        if !libraries.is_empty() {
+            let args = package_args(libraries).chain(["--doc"]);
+            self.run_cargo_test("examples in the documentation", args)?;
+        }
+        Ok(())
+    }
+
+    fn run_cargo_test<'b>(&mut self, what: &str, args: impl Iterator<Item = &'b str>) -> Result<()> {
+        heading(what);
+        let mut cargo = cargo::command(self.workspace);
+        cargo
+            .args(["test", "--no-fail-fast", "--quiet"])
+            .args(args)
+            .arg("--")
+            .args(self.filter);
+        self.run(what, &mut cargo)
+    }
+
+    fn run_on_kernel(&mut self, kernel_tests: &[&Executable]) -> Result<()> {
+        let privilege = match Privilege::obtain("testing on the kernel") {
+            Ok(privilege) => privilege,
+            Err(error) => {
+                self.fail(format!("{error:#}"));
+                return Ok(());
+            }
+        };
+        for program in kernel_tests {
+            let what = format!("{} on the kernel", program.package);
+            heading(&what);
+            let variables = [
+                ("EBPF_KERNEL_TESTS", OsStr::new("1")),
+                ("CARGO_MANIFEST_DIR", program.folder.as_os_str()),
+            ];
+            let mut command = privilege.command(&program.path, self.filter, &variables);
+            self.run(&what, command.current_dir(&program.folder))?;
+        }
+        Ok(())
+    }
+
+    /// Runs `command`, shows its output and adds the counts in it. One that fails without having counted a failure
+    /// has crashed, and one that counted nothing has tested nothing: either is a failure.
+    fn run(&mut self, what: &str, command: &mut Command) -> Result<()> {
+        if interrupt::happened() {
+            return Ok(());
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{} cannot be started", command.get_program().display()))?;
+        let mut counted: Option<Tally> = None;
+        for line in BufReader::new(child.stdout.take().context("the output of the tests is lost")?).split(b'\n') {
+            let line = line.context("the output of the tests cannot be read")?;
+            self.screen.write_all(&line)?;
+            self.screen.write_all(b"\n")?;
+            if let Some(tally) = Tally::of_line(&String::from_utf8_lossy(&line)) {
+                counted.get_or_insert_default().add(tally);
+            }
+        }
+        let status = child.wait()?;
+
+        let tally = counted.unwrap_or_default();
+        self.tally.add(tally);
+        if interrupt::happened() {
+            return Ok(());
+        }
+        match counted {
+            Some(_) if tally.failed > 0 => self.failures.push(format!("{what}: {} failed", tally.failed)),
+            Some(_) if !status.success() => self.fail(format!("{what}: the runner ended with {status}")),
+            None if status.success() => self.fail(format!("{what}: ended without having tested anything")),
+            None => self.fail(format!("{what}: ended with {status} before any result")),
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, why: String) {
+        self.tally.failed += 1;
+        self.failures.push(why);
+    }
+
+    fn conclude(&self) -> ExitCode {
+        let style = terminal::stdout();
+        println!();
+        for failure in &self.failures {
+            println!("{} {failure}", style.red("✗"));
+        }
+        if interrupt::happened() {
+            println!("interrupted; so far:");
+        }
+        println!("{}", self.tally);
+        match (interrupt::happened(), self.tally.failed) {
+            (true, _) => interrupt::status(),
+            (false, 0) => ExitCode::SUCCESS,
+            (false, _) => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// The options that make cargo test everything but the tests on the kernel; `None` if nothing is left.
+fn host_targets(packages: &[Package]) -> Option<Vec<&str>> {
+    let targets = || packages.iter().flat_map(|package| &package.targets);
+    let mut options = Vec::new();
+    if packages.iter().any(has_library) {
+        options.push("--lib");
+    }
+    if targets().any(|(kind, _)| kind == "bin") {
+        options.push("--bins");
+    }
+    let mut names: Vec<_> = targets()
+        .filter(|(kind, name)| kind == "test" && name != KERNEL)
+        .map(|(_, name)| name.as_str())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    options.extend(names.into_iter().flat_map(|name| ["--test", name]));
+    (!options.is_empty()).then_some(options)
+}
+
+fn has_library(package: &Package) -> bool {
+    package.targets.iter().any(|(kind, _)| kind == "lib")
+}
+
+fn heading(what: &str) {
+    println!("\n{}", terminal::stdout().bold(&format!("── {what}")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(name: &str, targets: &[(&str, &str)]) -> Package {
+        let targets = targets
+            .iter()
+            .map(|(kind, name)| ((*kind).to_owned(), (*name).to_owned()));
+        Package {
+            name: name.into(),
+            folder: "/w".into(),
+            targets: targets.collect(),
+            is_default: true,
+        }
+    }
+
+    #[test]
+    fn tests_on_the_kernel_are_not_among_those_of_the_host() {
+        let packages = [
+            package("lab01", &[("lib", "lab01"), ("bin", "lab01"), ("test", "kernel")]),
+            package("common", &[("lib", "common"), ("test", "parser")]),
+            package("other", &[("test", "parser")]),
+        ];
+        assert_eq!(
+            host_targets(&packages).unwrap(),
+            ["--lib", "--bins", "--test", "parser"]
+        );
+    }
+
+    #[test]
+    fn a_package_with_kernel_tests_only_has_nothing_for_the_host() {
+        assert_eq!(host_targets(&[package("lab01", &[("test", "kernel")])]), None);
+    }
+
+    fn session_of<'a>(workspace: &'a Workspace, script: &str) -> Session<'a> {
+        let mut session = Session {
+            workspace,
+            filter: &[],
+            // Were it shown, a run of these very tests would be counted wrongly.
+            screen: Box::new(std::io::sink()),
+            tally: Tally::default(),
+            failures: Vec::new(),
+        };
+        session.run("runner", Command::new("sh").args(["-c", script])).unwrap();
+        session
+    }
+
+    #[test]
+    fn a_runner_that_crashes_after_its_counts_is_a_failure() {
+        let workspace = Workspace::at("/");
+        let script = "echo 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured'; exit 3";
+        let session = session_of(&workspace, script);
+        assert_eq!((session.tally.passed, session.tally.failed), (2, 1));
+        assert_eq!(session.failures, ["runner: the runner ended with exit status: 3"]);
+    }
+
+    #[test]
+    fn a_runner_that_tested_nothing_is_a_failure() {
+        let workspace = Workspace::at("/");
+        assert_eq!(session_of(&workspace, "true").tally.failed, 1);
+        assert_eq!(session_of(&workspace, "kill -9 $$").tally.failed, 1);
+    }
+
+    #[test]
+    fn all_runners_are_summed_and_failures_are_not_counted_twice() {
+        let workspace = Workspace::at("/");
+        let script = "echo 'test result: ok. 2 passed; 0 failed; 1 ignored'; \
+                      echo 'test result: FAILED. 3 passed; 1 failed; 0 ignored'; exit 101";
+        let session = session_of(&workspace, script);
+        assert_eq!(session.tally.to_string(), "5 passed, 1 failed, 1 skipped");
+        assert_eq!(session.failures, ["runner: 1 failed"]);
+    }
+}

@@ -1,0 +1,296 @@
+//! The few uses of bpf(2) that a testbed has: test runs of any program, and the smallest programs there are.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    time::Duration,
+};
+
+use crate::{End, Error, Result};
+
+/// The program types that the testbed knows (`enum bpf_prog_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgramType {
+    /// TC ingress and egress.
+    SchedCls,
+    /// XDP.
+    Xdp,
+    /// cgroup ingress and egress; as ingress.
+    CgroupSkb,
+}
+
+impl ProgramType {
+    fn number(self) -> u32 {
+        match self {
+            Self::SchedCls => 3,
+            Self::Xdp => 6,
+            Self::CgroupSkb => 8,
+        }
+    }
+
+    /// The return code by which a program of this type lets a packet pass: `TC_ACT_OK`, `XDP_PASS`, 1.
+    pub fn pass(self) -> u32 {
+        match self {
+            Self::SchedCls => 0,
+            Self::Xdp => 2,
+            Self::CgroupSkb => 1,
+        }
+    }
+}
+
+/// Loads a program that does nothing but let every packet pass: what a hook costs without a program's own work.
+pub fn empty_program(program_type: ProgramType) -> Result<OwnedFd> {
+    // `mov64 r0, imm; exit` (RFC 9669, section 4).
+    let instructions = [
+        Instruction {
+            code: 0xb7,
+            registers: 0,
+            offset: 0,
+            immediate: program_type.pass().cast_signed(),
+        },
+        Instruction {
+            code: 0x95,
+            registers: 0,
+            offset: 0,
+            immediate: 0,
+        },
+    ];
+    let mut attributes = ProgLoad {
+        prog_type: program_type.number(),
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        ..ProgLoad::default()
+    };
+    let fd = bpf(PROG_LOAD, &mut attributes)
+        .map_err(|error| Error::system(format!("loading an empty {program_type:?} program"), error))?;
+    // SAFETY: the kernel has just returned this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// How an XDP program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver.
+    Native,
+    /// Behind it.
+    Generic,
+}
+
+/// An XDP program that lets everything pass, attached by [`End::pass_xdp`] where a veth needs one.
+#[derive(Debug)]
+pub struct PassProgram {
+    fd: OwnedFd,
+}
+
+impl PassProgram {
+    /// Loads it.
+    pub fn load() -> Result<Self> {
+        empty_program(ProgramType::Xdp).map(|fd| Self { fd })
+    }
+
+    /// Attaches it until the returned link is dropped.
+    pub fn attach(&self, end: &End, mode: XdpMode) -> Result<XdpLink> {
+        attach_xdp(self.fd.as_fd(), end, mode)
+    }
+}
+
+/// An XDP program attached to an interface; dropping this detaches it.
+#[derive(Debug)]
+pub struct XdpLink {
+    _fd: OwnedFd,
+}
+
+/// Attaches any loaded XDP program to an interface of a host.
+pub fn attach_xdp(program: BorrowedFd<'_>, end: &End, mode: XdpMode) -> Result<XdpLink> {
+    let mut attributes = LinkCreate {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        target_ifindex: end.index,
+        attach_type: ATTACH_XDP,
+        // XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE of linux/if_link.h.
+        flags: match mode {
+            XdpMode::Generic => 1 << 1,
+            XdpMode::Native => 1 << 2,
+        },
+    };
+    // The index means an interface in the namespace of the calling thread.
+    let fd = end.host.run(|| bpf(LINK_CREATE, &mut attributes)).map_err(|error| {
+        Error::system(
+            format!(
+                "attaching an XDP program to {} of host {}",
+                end.interface,
+                end.host.name()
+            ),
+            error,
+        )
+    })?;
+    // SAFETY: the kernel has just returned this descriptor to us alone.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(XdpLink { _fd: fd })
+}
+
+/// What [`test_run`] runs a program on.
+#[derive(Clone, Copy, Debug)]
+pub struct TestRun<'a> {
+    /// The packet, from its Ethernet header on for every type of program, 14 bytes at least. (A `cgroup_skb` program
+    /// is shown it from the IP header on, as always; the EtherType tells the kernel what follows.)
+    pub data: &'a [u8],
+    /// How often to run it; [`TestOutcome::duration_ns`] is the average. 0 is once.
+    pub repeat: u32,
+    /// The context, a `struct xdp_md` or `struct __sk_buff`, as far as it is not to be all zero.
+    pub context: &'a [u8],
+}
+
+impl<'a> TestRun<'a> {
+    /// One run on a packet.
+    pub fn once(data: &'a [u8]) -> Self {
+        Self {
+            data,
+            repeat: 1,
+            context: &[],
+        }
+    }
+
+    /// `repeat` runs on a packet, for timing.
+    pub fn repeated(data: &'a [u8], repeat: u32) -> Self {
+        Self {
+            repeat,
+            ..Self::once(data)
+        }
+    }
+}
+
+/// What a test run has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestOutcome {
+    /// The program's (last) return code.
+    pub retval: u32,
+    /// The average time of a run in nanoseconds, as the kernel measures it.
+    pub duration_ns: u32,
+    /// The packet afterwards. The Ethernet header of a `cgroup_skb` program's packet, which it does not see, comes back
+    /// as zeros.
+    pub data_out: Vec<u8>,
+}
+
+/// Runs a loaded XDP, TC or `cgroup_skb` program on a packet, without any interface (`BPF_PROG_TEST_RUN`).
+///
+/// Maps that the program writes to are written to. Fails with EINVAL for packets shorter than an Ethernet header.
+pub fn test_run(program: BorrowedFd<'_>, run: TestRun<'_>) -> Result<TestOutcome> {
+    // Room for programs that put headers in front.
+    let mut data_out = vec![0_u8; run.data.len() + 512];
+    let mut attributes = ProgTestRun {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        data_size_in: run.data.len() as u32,
+        data_size_out: data_out.len() as u32,
+        data_in: run.data.as_ptr() as u64,
+        data_out: data_out.as_mut_ptr() as u64,
+        repeat: run.repeat,
+        ..ProgTestRun::default()
+    };
+    if !run.context.is_empty() {
+        attributes.ctx_size_in = run.context.len() as u32;
+        attributes.ctx_in = run.context.as_ptr() as u64;
+    }
+    loop {
+        match bpf(PROG_TEST_RUN, &mut attributes) {
+            Ok(_) => break,
+            // A signal ends a long run early.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::system("running a program on a packet", error)),
+        }
+    }
+    data_out.truncate(attributes.data_size_out as usize);
+    Ok(TestOutcome {
+        retval: attributes.retval,
+        duration_ns: attributes.duration,
+        data_out,
+    })
+}
+
+/// The median, over `rounds` rounds of `run`, of a run's average time in nanoseconds: steadier than one long round,
+/// since a round that something disturbs does not count.
+pub fn median_duration_ns(program: BorrowedFd<'_>, run: TestRun<'_>, rounds: usize) -> Result<u32> {
+    let mut durations = (0..rounds.max(1))
+        .map(|_| test_run(program, run).map(|outcome| outcome.duration_ns))
+        .collect::<Result<Vec<_>>>()?;
+    durations.sort_unstable();
+    Ok(durations[durations.len() / 2])
+}
+
+/// Runs a program over and over for about `warm_up`, so that what is timed next finds warm caches and clocks.
+pub fn warm_up(program: BorrowedFd<'_>, data: &[u8], warm_up: Duration) -> Result<()> {
+    let start = std::time::Instant::now();
+    while start.elapsed() < warm_up {
+        test_run(program, TestRun::repeated(data, 10_000))?;
+    }
+    Ok(())
+}
+
+/// `struct bpf_insn` of linux/bpf.h.
+#[repr(C)]
+struct Instruction {
+    code: u8,
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+/// The first fields of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel takes what is not given as zero.
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+}
+
+/// The first fields of `union bpf_attr` for `BPF_LINK_CREATE`.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The first fields of `union bpf_attr` for `BPF_PROG_TEST_RUN`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgTestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+}
+
+// `enum bpf_cmd` and `enum bpf_attach_type` of linux/bpf.h.
+const PROG_LOAD: i32 = 5;
+const PROG_TEST_RUN: i32 = 10;
+const LINK_CREATE: i32 = 28;
+const ATTACH_XDP: u32 = 37;
+
+fn bpf<T>(command: i32, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: the attributes live until the call returns, with their length; the callers see to what they point to.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result as i32)
+    }
+}

@@ -1,0 +1,243 @@
+//! Cables between hosts: veth pairs with deterministic addresses, quiet unless somebody sends.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd as _,
+};
+
+use crate::{
+    Error, Host, Result,
+    addresses::Subnet,
+    bpf::{PassProgram, XdpMode},
+    ethtool,
+    netlink::{self, VethEnd},
+    packets::{self, Packet},
+};
+
+/// A cable between two hosts.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// The end of the host that [`Host::join`] was called on: host number 1 of the subnet.
+    pub left: End,
+    /// The end of the other host: number 2.
+    pub right: End,
+}
+
+/// One end of a cable: an interface of a host, and its addresses.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// The host.
+    pub host: Host,
+    /// The interface's name: `eth0`, `eth1`, … in the order of connection.
+    pub interface: String,
+    /// The kernel's index of it, in the host.
+    pub index: u32,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Its IPv4 address.
+    pub ipv4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub ipv6: Ipv6Addr,
+}
+
+/// How a cable is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkOptions {
+    /// The largest IP packet, in bytes; 1500 by default.
+    pub mtu: u32,
+    /// How many receive and how many transmit queues each end has; 1 by default.
+    pub queues: u32,
+    /// Whether nothing is sent unless a test sends it (the default): neighbours are known and never asked for (ARP and
+    /// neighbour discovery are off, and not answered either), no duplicate address detection, no router solicitations,
+    /// no multicast listener reports, no link-local addresses. Else the ends behave like any machine's.
+    pub quiet: bool,
+    /// Whether checksums and the cutting into segments are left to the "card" (the default), which a virtual one never
+    /// does: packets of sockets arrive with unfinished checksums and may be larger than the MTU. Without, they look
+    /// as on a wire.
+    pub offloads: bool,
+}
+
+impl Default for LinkOptions {
+    fn default() -> Self {
+        Self {
+            mtu: 1500,
+            queues: 1,
+            quiet: true,
+            offloads: true,
+        }
+    }
+}
+
+pub(crate) fn join(left: &Host, right: &Host, options: LinkOptions) -> Result<Link> {
+    if left.is(right) {
+        return Err(Error::Topology(format!(
+            "host {} cannot be joined to itself",
+            left.name()
+        )));
+    }
+    let subnet = first_free_subnet(left, right);
+    let left = Plug::new(left, subnet, 1);
+    let right = Plug::new(right, subnet, 2);
+    netlink::add_veth(left.host.namespace(), &left.veth_end(options), &right.veth_end(options))?;
+    let link = Link {
+        left: left.plugged_in(options)?,
+        right: right.plugged_in(options)?,
+    };
+    for end in [&link.left, &link.right] {
+        end.configure()?;
+    }
+    if options.quiet {
+        link.left.know(&link.right)?;
+        link.right.know(&link.left)?;
+    }
+    Ok(link)
+}
+
+fn first_free_subnet(left: &Host, right: &Host) -> Subnet {
+    let taken: Vec<_> = [left, right]
+        .iter()
+        .flat_map(|host| host.wiring().subnets.clone())
+        .collect();
+    (0..)
+        .map(Subnet)
+        .find(|subnet| !taken.contains(subnet))
+        .unwrap_or(Subnet(u16::MAX))
+}
+
+/// An interface that is about to be made.
+pub(crate) struct Plug<'a> {
+    pub host: &'a Host,
+    interface: String,
+    subnet: Subnet,
+    number: u8,
+}
+
+impl<'a> Plug<'a> {
+    /// Reserves the next interface of `host`, as host `number` of `subnet`.
+    pub fn new(host: &'a Host, subnet: Subnet, number: u8) -> Self {
+        let mut wiring = host.wiring();
+        wiring.subnets.insert(subnet);
+        Self {
+            host,
+            interface: wiring.next_interface(),
+            subnet,
+            number,
+        }
+    }
+
+    pub fn veth_end(&self, options: LinkOptions) -> VethEnd<'_> {
+        VethEnd {
+            name: &self.interface,
+            mac: self.subnet.mac(self.number),
+            namespace: self.host.namespace().as_raw_fd(),
+            mtu: options.mtu,
+            queues: options.queues,
+        }
+    }
+
+    /// The interface, which has been made; up, and without addresses yet.
+    pub fn plugged_in(self, options: LinkOptions) -> Result<End> {
+        let end = End {
+            host: self.host.clone(),
+            index: self.host.index_of(&self.interface)?,
+            mac: self.subnet.mac(self.number),
+            ipv4: self.subnet.ipv4(self.number),
+            ipv6: self.subnet.ipv6(self.number),
+            interface: self.interface,
+        };
+        if !options.offloads {
+            ethtool::switch_offloads_off(&end)?;
+        }
+        if options.quiet {
+            end.hush()?;
+        }
+        end.set("setting an interface up", |link| link.arp(!options.quiet).up())?;
+        Ok(end)
+    }
+}
+
+impl End {
+    /// A packet from here to `peer`, which is on the same cable or switch: the Ethernet header is filled in.
+    pub fn frame_to(&self, peer: &End) -> Packet {
+        packets::ethernet().from_mac(self.mac).to_mac(peer.mac)
+    }
+
+    /// Gives the interface a further address.
+    ///
+    /// Others on the link do not know it unless they are [told](End::knows).
+    pub fn add_address(&self, address: impl Into<IpAddr>, prefix_length: u8) -> Result<()> {
+        netlink::add_address(self.host.namespace(), self.index, address.into(), prefix_length)
+    }
+
+    /// Tells this end, for good, that `address` is reachable at `mac`.
+    pub fn knows(&self, address: impl Into<IpAddr>, mac: [u8; 6]) -> Result<()> {
+        netlink::add_neighbour(self.host.namespace(), self.index, address.into(), mac)
+    }
+
+    /// Sets the interface down.
+    pub fn down(&self) -> Result<()> {
+        self.set("setting an interface down", |link| link.down())
+    }
+
+    /// Sets the interface up. IPv6 addresses are lost by [`End::down`]: that is Linux's way.
+    pub fn up(&self) -> Result<()> {
+        self.set("setting an interface up", |link| link.up())
+    }
+
+    /// Deletes the interface, and with it the one at the other end of the cable.
+    pub fn delete(&self) -> Result<()> {
+        netlink::delete_link(self.host.namespace(), self.index)
+    }
+
+    /// Whether the interface carries an XDP program.
+    pub fn has_xdp(&self) -> Result<bool> {
+        Ok(netlink::link_state(self.host.namespace(), self.index)?.xdp)
+    }
+
+    /// Attaches an XDP program that lets everything pass, natively, for as long as the host lives.
+    ///
+    /// A veth hands on what a program at the other end of the cable transmits (`XDP_TX`) or redirects to it only if it
+    /// has a program itself (`drivers/net/veth.c`, `veth_xdp_xmit`).
+    pub fn pass_xdp(&self) -> Result<()> {
+        let link = PassProgram::load()?.attach(self, XdpMode::Native)?;
+        self.host.wiring().xdp_links.push(link);
+        Ok(())
+    }
+
+    /// Gives the interface its addresses, now that both ends are up.
+    pub(crate) fn configure(&self) -> Result<()> {
+        let (namespace, name) = (self.host.namespace(), self.host.name());
+        netlink::wait_until_operational(namespace, self.index, &format!("{} of host {name}", self.interface))?;
+        self.add_address(self.ipv4, Subnet::IPV4_PREFIX_LENGTH)?;
+        self.add_address(self.ipv6, Subnet::IPV6_PREFIX_LENGTH)?;
+        Ok(())
+    }
+
+    pub(crate) fn know(&self, peer: &End) -> Result<()> {
+        self.knows(peer.ipv4, peer.mac)?;
+        self.knows(peer.ipv6, peer.mac)
+    }
+
+    /// Has to come before the interface is up.
+    ///
+    /// It will be up without neighbour resolution (`NOARP`), too: such an interface joins no multicast groups for the
+    /// solicitations of its neighbours, and so sends no listener reports (net/ipv6/addrconf.c, `addrconf_join_solict`).
+    fn hush(&self) -> Result<()> {
+        let interface = &self.interface;
+        for (parameter, value) in [
+            ("accept_dad", "0"),
+            ("router_solicitations", "0"),
+            ("accept_ra", "0"),
+            // IN6_ADDR_GEN_MODE_NONE: no link-local address, whose duplicate detection and group would be heard.
+            ("addr_gen_mode", "1"),
+        ] {
+            self.host
+                .set_parameter(&format!("ipv6/conf/{interface}/{parameter}"), value)?;
+        }
+        Ok(())
+    }
+
+    fn set(&self, what: &str, change: impl FnOnce(netlink::LinkChange) -> netlink::LinkChange + Send) -> Result<()> {
+        netlink::set_link(self.host.namespace(), self.index, what, change)
+    }
+}

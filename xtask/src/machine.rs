@@ -9,6 +9,23 @@ use std::{
     process::Command,
 };
 
+use crate::{privilege, probe};
+
+/// Something that the kernel may be able to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// The system call `bpf`.
+    BpfSyscall,
+    /// Programs at cgroups.
+    CgroupBpf,
+    /// The qdiscs `ingress` and `clsact`.
+    SchIngress,
+    /// The filter `bpf`.
+    ClsBpf,
+    /// Sockets of the family `AF_XDP`.
+    XdpSockets,
+}
+
 /// Runs a program and returns what it wrote to standard output; `None` if it is not there or failed.
 pub type Runner = dyn Fn(&OsStr, &[&str]) -> Option<String> + Sync;
 
@@ -16,7 +33,9 @@ pub type Runner = dyn Fn(&OsStr, &[&str]) -> Option<String> + Sync;
 pub struct Machine {
     root: PathBuf,
     path: OsString,
+    is_root: bool,
     run: Box<Runner>,
+    probe: fn(Probe) -> Option<bool>,
 }
 
 impl Machine {
@@ -25,11 +44,13 @@ impl Machine {
         Self {
             root: PathBuf::from("/"),
             path: env::var_os("PATH").unwrap_or_default(),
+            is_root: privilege::is_root(),
             run: Box::new(run),
+            probe: probe::probe,
         }
     }
 
-    /// A machine whose files lie in `root`, with the programs that `run` knows.
+    /// A machine whose files lie in `root`, with the programs that `run` knows, used by nobody special.
     #[cfg(test)]
     pub fn pretended(
         root: impl Into<PathBuf>,
@@ -39,18 +60,15 @@ impl Machine {
         Self {
             root: root.into(),
             path: path.into(),
+            is_root: false,
             run: Box::new(run),
+            probe: |_| None,
         }
     }
 
     /// The text of a file, by its absolute path; `None` if it is not there or may not be read.
     pub fn read(&self, path: &str) -> Option<String> {
         fs::read_to_string(self.at(path)).ok()
-    }
-
-    /// The bytes of a file, by its absolute path; `None` if it is not there or may not be read.
-    pub fn read_bytes(&self, path: &str) -> Option<Vec<u8>> {
-        fs::read(self.at(path)).ok()
     }
 
     /// Whether something lies at this absolute path.
@@ -66,6 +84,16 @@ impl Machine {
     /// Where `program` lies on this machine's `PATH`.
     pub fn find(&self, program: &str) -> Option<PathBuf> {
         find_in_path(program, &self.path)
+    }
+
+    /// Whether we are root there.
+    pub fn is_root(&self) -> bool {
+        self.is_root
+    }
+
+    /// Finds out by trying whether the kernel can do something; `None` if that cannot be told.
+    pub fn probe(&self, what: Probe) -> Option<bool> {
+        (self.probe)(what)
     }
 
     fn at(&self, path: &str) -> PathBuf {

@@ -5,10 +5,13 @@
 
 mod bench;
 mod cargo;
+mod doctor;
+mod facts;
 mod interrupt;
 mod labs;
 mod machine;
 mod privilege;
+mod probe;
 mod progress;
 mod run;
 mod setup;
@@ -43,6 +46,8 @@ struct CommandLine {
 enum Command {
     /// Install what building the labs needs and is missing, into this project.
     Setup(setup::Options),
+    /// Check what this machine has against what the labs need, with the mend for each thing missing.
+    Doctor,
     /// Build a lab and run it: in throw-away network namespaces with traffic, or on an interface of yours.
     Run(run::Options),
     /// Run the tests: those of the host as you, those on the kernel as root.
@@ -67,6 +72,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     let workspace = Workspace::here();
     match command {
         Command::Setup(options) => setup::run(&workspace, &options),
+        Command::Doctor => Ok(doctor::run(&workspace)),
         Command::Run(options) => run::run(&workspace, &options),
         Command::Test(options) => test::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options),

@@ -110,7 +110,7 @@ fn describe(part: &Part, workspace: &Workspace, toolchain: &Toolchain) -> String
             let place = workspace.tools();
             let replaced = tool
                 .llvm
-                .zip(tool.recorded_llvm(workspace))
+                .zip(tools::recorded_llvm(workspace))
                 .filter(|(wanted, found)| wanted != found)
                 .map(|(wanted, found)| format!(" (the one there is for LLVM {found}, rustc now has {wanted})"));
             format!(

@@ -70,18 +70,7 @@ impl Tool {
     pub fn is_installed(&self, workspace: &Workspace) -> bool {
         workspace.tool(self.name).is_file()
             && self.is_version_recorded(workspace)
-            && (self.llvm.is_none() || self.llvm == self.recorded_llvm(workspace))
-    }
-
-    /// The LLVM that the installed tool was built for; `None` if none is recorded.
-    pub fn recorded_llvm(&self, workspace: &Workspace) -> Option<u32> {
-        let record = fs::read_to_string(self.llvm_record(workspace)).ok()?;
-        record.trim().parse().ok()
-    }
-
-    /// The file beside the installed tool that says which LLVM it was built for.
-    pub fn llvm_record(&self, workspace: &Workspace) -> PathBuf {
-        workspace.tools().join(format!("{}.llvm", self.name))
+            && (self.llvm.is_none() || self.llvm == recorded_llvm(workspace))
     }
 
     /// Cargo keeps the list of what it installed into a folder; its lines read `"bpf-linker 0.10.4 (…)" = […]`.
@@ -90,6 +79,16 @@ impl Tool {
         fs::read_to_string(workspace.tools().join(".crates.toml"))
             .is_ok_and(|installed| installed.lines().any(|line| line.starts_with(&entry)))
     }
+}
+
+/// The LLVM that the project's bpf-linker was built for; `None` if none is recorded.
+pub fn recorded_llvm(workspace: &Workspace) -> Option<u32> {
+    fs::read_to_string(llvm_record(workspace)).ok()?.trim().parse().ok()
+}
+
+/// The file beside the project's bpf-linker that says which LLVM it was built for.
+pub fn llvm_record(workspace: &Workspace) -> PathBuf {
+    workspace.tools().join("bpf-linker.llvm")
 }
 
 #[cfg(test)]

@@ -44,7 +44,6 @@ pub fn library_sources(workspace: &Workspace, release: &str) -> Result<PathBuf> 
     let mut unpack = Command::new("dpkg-deb");
     unpack.arg("-x").arg(&package).arg(&unpacked);
     progress::run("unpacking rust-src", &mut unpack, &log.join("dpkg-deb"))?;
-    state.remove()?;
     if !library.join("core/src/lib.rs").is_file() {
         bail!("Debian's rust-src has no {}", library.display());
     }
@@ -106,10 +105,6 @@ impl State {
         })
     }
 
-    fn remove(&self) -> Result<()> {
-        fs::remove_dir_all(&self.folder).with_context(|| format!("{} cannot be removed", self.folder.display()))
-    }
-
     /// The package `rust-src` of this release, if `suite` has it.
     fn download(&self, suite: &str, release: &str, log: &Path) -> Result<Option<PathBuf>> {
         let source = format!("deb [signed-by={KEYRING}] {} {suite} main\n", self.mirror);
@@ -164,6 +159,13 @@ impl State {
             command.args(["-o", &setting]);
         }
         command
+    }
+}
+
+/// Package lists are big, and stale tomorrow.
+impl Drop for State {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.folder).ok();
     }
 }
 

@@ -4,14 +4,19 @@ use std::{env, fs, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{machine::find_in_path, progress, toolchain, tools::Tool, workspace::Workspace};
+use crate::{
+    machine::find_in_path,
+    progress, toolchain,
+    tools::{self, Tool},
+    workspace::Workspace,
+};
 
 /// Builds `tool` and puts it into `.tools/bin`.
 pub fn install(workspace: &Workspace, tool: &Tool) -> Result<()> {
     require_c_compiler()?;
-    let tools = workspace.tools();
-    let build = tools.join("build").join(tool.name);
-    let log = tools.join("log").join(tool.name);
+    let folder = workspace.tools();
+    let build = folder.join("build").join(tool.name);
+    let log = folder.join("log").join(tool.name);
     let mut cargo = Command::new(toolchain::cargo());
     cargo
         // `--force`: whatever lies in .tools under that name is ours, and not what is wanted.
@@ -24,7 +29,7 @@ pub fn install(workspace: &Workspace, tool: &Tool) -> Result<()> {
             "--force",
             "--root",
         ])
-        .arg(&tools)
+        .arg(&folder)
         .env("CARGO_TARGET_DIR", &build)
         // Flags meant for the labs do not fit a tool.
         .env_remove("RUSTFLAGS")
@@ -32,7 +37,7 @@ pub fn install(workspace: &Workspace, tool: &Tool) -> Result<()> {
     progress::run(&format!("building {} {}", tool.name, tool.version), &mut cargo, &log)?;
 
     if let Some(llvm) = tool.llvm {
-        let record = tool.llvm_record(workspace);
+        let record = tools::llvm_record(workspace);
         fs::write(&record, format!("{llvm}\n")).with_context(|| format!("{} cannot be written", record.display()))?;
     }
     fs::remove_dir_all(&build).with_context(|| format!("{} cannot be removed", build.display()))

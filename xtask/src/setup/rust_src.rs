@@ -46,7 +46,9 @@ fn by_rustup(workspace: &Workspace, _toolchain: &Toolchain) -> Result<()> {
     };
     // Which toolchain: the one that cargo runs, which rustup hands down in RUSTUP_TOOLCHAIN.
     let mut command = Command::new(rustup);
-    command.args(["component", "add", "rust-src"]);
+    command
+        .args(["component", "add", "rust-src"])
+        .env("RUST_BACKTRACE", "0");
     let log = workspace.tools().join("log/rustup");
     progress::run("rustup component add rust-src", &mut command, &log)
 }

@@ -158,6 +158,19 @@ impl Address {
 }
 
 impl Headers {
+    /// Those of no packet: nothing is IP.
+    pub const EMPTY: Self = Self {
+        ether_type: 0,
+        ip_version: 0,
+        protocol: 0,
+        fragment: 0,
+        payload_len: 0,
+        payload_offset: 0,
+        network_offset: 0,
+        source: Address::from_ipv4([0; 4]),
+        destination: Address::from_ipv4([0; 4]),
+    };
+
     /// Reads a frame: Ethernet, up to two VLAN tags, IPv4 or IPv6.
     #[inline(always)]
     pub fn parse<P: Packet + ?Sized>(frame: &P) -> Result<Self, Malformed> {
@@ -176,31 +189,16 @@ impl Headers {
         match ether_type {
             ETHER_TYPE_IPV4 => parse_ipv4(cursor),
             ETHER_TYPE_IPV6 => parse_ipv6(cursor),
-            ether_type => Ok(Self::not_ip(ether_type)),
+            ether_type => Ok(Self { ether_type, ..Self::EMPTY }),
         }
     }
 
-    /// Where the payload ends: bytes from the start of the packet. What comes behind is padding. `None` for a jumbogram,
-    /// which ends with the packet.
+    /// Where the payload ends: bytes from the start of the packet. What comes behind is padding. [`usize::MAX`] for a
+    /// jumbogram, which ends where the packet does.
     #[inline(always)]
-    pub fn payload_end(&self) -> Option<usize> {
+    pub fn payload_end(&self) -> usize {
         let jumbogram = self.ip_version == 6 && self.payload_len == 0 && self.protocol == NEXT_HEADER_HOP_BY_HOP;
-        (!jumbogram).then_some(self.payload_offset + usize::from(self.payload_len))
-    }
-
-    #[inline(always)]
-    const fn not_ip(ether_type: u16) -> Self {
-        Self {
-            ether_type,
-            ip_version: 0,
-            protocol: 0,
-            fragment: 0,
-            payload_len: 0,
-            payload_offset: 0,
-            network_offset: 0,
-            source: Address::from_ipv4([0; 4]),
-            destination: Address::from_ipv4([0; 4]),
-        }
+        if jumbogram { usize::MAX } else { self.payload_offset + usize::from(self.payload_len) }
     }
 }
 

@@ -44,15 +44,25 @@ impl Frame {
     }
 }
 
+/// A header starts at most here: the verifier follows offsets up to 64 KiB (`MAX_PACKET_OFF` in
+/// `kernel/bpf/verifier.c`), and wants the header's own size below that as well.
+const MAX_HEADER_OFFSET: usize = 0x7fff;
+
+/// No frame is longer: what segmentation offload makes of 64 KiB, with its headers.
+const MAX_FRAME_LEN: usize = 0x1_ffff;
+
 impl Packet for Frame {
     #[inline(always)]
     fn holds(&self, bytes: usize) -> bool {
-        self.start + bytes <= self.end
+        bytes <= MAX_FRAME_LEN && self.start + bytes <= self.end
     }
 
     // ANCHOR: read
     #[inline(always)]
     fn read<H: Header>(&self, offset: usize) -> Option<H> {
+        if offset > MAX_HEADER_OFFSET {
+            return None;
+        }
         let start = self.start + offset;
         if start + size_of::<H>() > self.end {
             return None;

@@ -1,0 +1,79 @@
+//! Sets of IPv4 and IPv6 prefixes that are asked whether they hold an address.
+//!
+//! The kernel has a map for this, `LPM_TRIE`. It walks bit by bit along pointers, and with 100,000 prefixes most of its
+//! steps miss the cache: about a microsecond a look-up. Here the prefixes become sorted, disjoint intervals, and these a
+//! [`tree`] of wide nodes in one plain array: five steps, each of one or two cache lines. Single addresses, of which
+//! lists mostly consist, go to an [`exact`] table: one step.
+//!
+//! Plain arrays have two more merits. The verifier's and the JIT's work with them is the least of all maps, and user
+//! space can map them into its memory and fill them by a copy, without a system call an entry.
+
+pub mod exact;
+pub mod tree;
+
+#[cfg(not(target_arch = "bpf"))]
+pub mod build;
+
+use exact::{BucketV4, BucketV6, Exact};
+use tree::{NodeV4, NodeV6, Tree};
+
+/// Where a set's parts lie in the arrays: what the kernel reads before it looks an address up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefixSet {
+    /// The IPv4 prefixes.
+    pub tree_v4: Tree,
+    /// The IPv6 prefixes.
+    pub tree_v6: Tree,
+    /// The single IPv4 addresses.
+    pub exact_v4: Exact,
+    /// The single IPv6 addresses.
+    pub exact_v6: Exact,
+}
+
+const _: () = assert!(size_of::<PrefixSet>() == 2 * 64 + 2 * 24);
+
+/// The arrays that hold the nodes and buckets of all sets.
+///
+/// In an eBPF program they are maps; in tests and in user space they are slices.
+pub trait Arrays {
+    /// The node at `index`; `None` beyond the array's end.
+    fn node_v4(&self, index: u32) -> Option<&NodeV4>;
+    /// The node at `index`; `None` beyond the array's end.
+    fn node_v6(&self, index: u32) -> Option<&NodeV6>;
+    /// The bucket at `index`; `None` beyond the array's end.
+    fn bucket_v4(&self, index: u32) -> Option<&BucketV4>;
+    /// The bucket at `index`; `None` beyond the array's end.
+    fn bucket_v6(&self, index: u32) -> Option<&BucketV6>;
+}
+
+impl PrefixSet {
+    /// Whether it holds no IPv4 prefix.
+    #[inline(always)]
+    pub fn is_empty_v4(&self) -> bool {
+        self.tree_v4.is_empty() && self.exact_v4.is_empty()
+    }
+
+    /// Whether it holds no IPv6 prefix.
+    #[inline(always)]
+    pub fn is_empty_v6(&self) -> bool {
+        self.tree_v6.is_empty() && self.exact_v6.is_empty()
+    }
+
+    /// Whether one of its prefixes holds the IPv4 `address`.
+    ///
+    /// Not inlined: a program asks several sets, and what it keeps on its stack of 512 bytes while it asks would grow
+    /// with each of them.
+    #[inline(never)]
+    pub fn contains_v4<A: Arrays>(&self, arrays: &A, address: [u8; 4]) -> bool {
+        let address = u32::from_be_bytes(address);
+        self.exact_v4.contains_v4(arrays, address) || self.tree_v4.contains(|index| arrays.node_v4(index), address)
+    }
+
+    /// Whether one of its prefixes holds the IPv6 `address`. Not inlined, as above.
+    #[inline(never)]
+    pub fn contains_v6<A: Arrays>(&self, arrays: &A, address: &[u8; 16]) -> bool {
+        let address = tree::KeyV6::from_octets(address);
+        self.exact_v6.contains_v6(arrays, address) || self.tree_v6.contains(|index| arrays.node_v6(index), address)
+    }
+}

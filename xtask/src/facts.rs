@@ -36,6 +36,8 @@ pub struct Facts {
     pub cgroup2: Option<String>,
     /// Whether we are root.
     pub is_root: bool,
+    /// Whether we are in a user namespace, whose root is root of nothing else.
+    pub in_user_namespace: bool,
     /// Our effective capabilities, a bit each.
     pub capabilities: Option<u64>,
     /// Whether sudo is installed.
@@ -109,6 +111,9 @@ impl Facts {
             bpffs: mounted(&mounts, "bpf"),
             cgroup2: mounted(&mounts, "cgroup2"),
             is_root: machine.is_root(),
+            in_user_namespace: machine
+                .read("/proc/self/uid_map")
+                .is_some_and(|map| !maps_every_user(&map)),
             capabilities: capabilities(&status),
             has_sudo: machine.find("sudo").is_some(),
             memlock_bytes: memlock_bytes(&limits),
@@ -161,6 +166,11 @@ fn mounted(mounts: &str, file_system: &str) -> Option<String> {
         let (_device, place, found) = (fields.next()?, fields.next()?, fields.next()?);
         (found == file_system).then(|| place.to_owned())
     })
+}
+
+/// Outside of user namespaces the map is one line: from 0, to 0, for all 2^32 - 1 of them.
+fn maps_every_user(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 fn capabilities(status: &str) -> Option<u64> {
@@ -238,6 +248,14 @@ mod tests {
         let facts = facts(&[("/proc/self/mounts", mounts)]);
         assert_eq!(facts.cgroup2.unwrap(), "/sys/fs/cgroup/unified");
         assert_eq!(facts.bpffs.unwrap(), "/sys/fs/bpf");
+    }
+
+    #[test]
+    fn a_user_namespace_is_told_by_its_map_of_users() {
+        let first = [("/proc/self/uid_map", "         0          0 4294967295\n")];
+        assert!(!facts(&first).in_user_namespace);
+        let inner = [("/proc/self/uid_map", "         0       1000          1\n")];
+        assert!(facts(&inner).in_user_namespace);
     }
 
     #[test]

@@ -339,6 +339,12 @@ fn privileges(facts: &Facts) -> Verdict {
     let Some(held) = facts.capabilities else {
         return open("/proc/self/status cannot be read");
     };
+    if facts.in_user_namespace {
+        return missing(
+            "inside a user namespace, whose capabilities do not count for eBPF",
+            "run this as the machine's own root or user; rootless containers cannot load programs",
+        );
+    }
     let lacking: Vec<_> = CAPABILITIES
         .iter()
         // CAP_SYS_ADMIN contains the two that were split off from it in 5.8.
@@ -408,6 +414,7 @@ mod tests {
             bpffs: Some("/sys/fs/bpf".into()),
             cgroup2: Some("/sys/fs/cgroup".into()),
             is_root: true,
+            in_user_namespace: false,
             capabilities: Some(u64::MAX),
             has_sudo: false,
             memlock_bytes: Some(8 << 20),
@@ -603,6 +610,15 @@ mod tests {
         },
         "privileges: root without CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF, CAP_SYS_ADMIN => start the container with these \
          capabilities, for example by --privileged",
+    );
+    case!(
+        root_of_a_user_namespace,
+        Facts {
+            in_user_namespace: true,
+            ..good()
+        },
+        "privileges: inside a user namespace, whose capabilities do not count for eBPF => run this as the machine's \
+         own root or user; rootless containers cannot load programs",
     );
     case!(
         memory_that_may_not_be_locked_on_an_old_kernel,

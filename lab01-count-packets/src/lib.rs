@@ -4,15 +4,17 @@
 //! - [`load`] loads an eBPF object into the kernel and says why it was refused,
 //! - [`attach`] attaches an XDP program, native first,
 //! - [`counts`] reads lab01's maps,
-//! - [`report`] tells them, [`text`] and [`screen`] show them on a terminal, [`logging`] shows log lines,
-//! - [`signals`] ends a program politely.
+//! - [`report`] makes reports of them; [`output`], [`text`] and [`screen`] show reports, [`logging`] shows log lines,
+//! - [`schedule`] says when reports are due, and [`signals`] that a program shall end.
 
 pub mod attach;
 pub mod counts;
 pub mod interface;
 pub mod load;
 pub mod logging;
+pub mod output;
 pub mod report;
+pub mod schedule;
 pub mod screen;
 pub mod signals;
 pub mod text;

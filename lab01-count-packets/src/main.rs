@@ -11,11 +11,10 @@ use lab01_count_packets::{
     counts::Counts,
     interface::Interface,
     load, logging,
-    report::{Report, Reporter},
-    screen::Screen,
-    signals::asked_to_stop,
+    output::Output,
+    report::Reporter,
+    schedule::{Due, Schedule},
 };
-use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Counts the packets that arrive at an interface, by source address and by protocol, and lets all of them pass.
 ///
@@ -119,27 +118,14 @@ async fn report_until_stopped(
     reporter: &mut Reporter,
     output: &mut Output,
 ) -> Result<()> {
-    let start = Instant::now();
-    let mut ticks = interval(options.interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks.tick().await; // the first one is at once
-    let end = async {
-        match options.duration {
-            Some(duration) => tokio::time::sleep_until(start + duration).await,
-            None => std::future::pending().await,
-        }
-    };
-    let stop = asked_to_stop();
-    tokio::pin!(end, stop);
+    let mut schedule = Schedule::start(options.interval, options.duration);
     loop {
-        let last = tokio::select! {
-            biased;
-            asked = &mut stop => { asked.context("signals cannot be caught")?; true }
-            () = &mut end => true,
-            _ = ticks.tick() => false,
-        };
-        output.show(&reporter.report(counts.snapshot()?, start.elapsed()))?;
-        if last {
+        let due = schedule.next().await.context("signals cannot be caught")?;
+        let report = reporter.report(counts.snapshot()?, schedule.elapsed());
+        output
+            .show(&report)
+            .context("the report cannot be written to standard output")?;
+        if due == Due::LastReport {
             return Ok(());
         }
         if !interface.is_present() {
@@ -149,46 +135,4 @@ async fn report_until_stopped(
             );
         }
     }
-}
-
-/// Where reports go.
-enum Output {
-    Terminal(Screen),
-    Plain,
-    Json,
-}
-
-impl Output {
-    fn new(json: bool) -> Self {
-        match Screen::on_terminal() {
-            _ if json => Self::Json,
-            Some(screen) => Self::Terminal(screen),
-            None => Self::Plain,
-        }
-    }
-
-    fn screen(&self) -> Option<&Screen> {
-        match self {
-            Self::Terminal(screen) => Some(screen),
-            Self::Plain | Self::Json => None,
-        }
-    }
-
-    fn show(&mut self, report: &Report) -> Result<()> {
-        let written = match self {
-            Self::Terminal(screen) => screen.draw(&report.table()),
-            Self::Plain => print_lines(&report.plain()),
-            Self::Json => print_lines(&[report.json()]),
-        };
-        written.context("the report cannot be written to standard output")
-    }
-}
-
-fn print_lines(lines: &[String]) -> std::io::Result<()> {
-    use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    for line in lines {
-        writeln!(out, "{line}")?;
-    }
-    out.flush()
 }

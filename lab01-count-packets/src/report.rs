@@ -2,11 +2,15 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use lab01_count_packets_common::counter::{Counter, Protocol};
+use lab01_count_packets_common::{
+    counter::{Counter, Protocol},
+    headers::Malformed,
+};
 use serde::Serialize;
 
 use crate::{
     counts::Snapshot,
+    output::Tell,
     text::{Table, binary_bytes, grouped, percent},
 };
 
@@ -25,20 +29,40 @@ pub struct Report {
     /// How many sources have a counter of their own; `sources` may be fewer (`--top`).
     pub sources_counted: usize,
     /// By source address, most packets first.
-    pub sources: Vec<Line>,
+    pub sources: Vec<SourceLine>,
     /// By protocol, most packets first.
-    pub protocols: Vec<Line>,
+    pub protocols: Vec<ProtocolLine>,
     /// By reason, most packets first.
-    pub malformed: Vec<Line>,
+    pub malformed: Vec<MalformedLine>,
     /// Of sources that found no room.
     pub untracked: Amount,
 }
 
-/// One row: what was counted, and how much.
+/// What came from one address.
 #[derive(Clone, Debug, Serialize)]
-pub struct Line {
-    /// An address, the name of a protocol, or a reason.
-    pub name: String,
+pub struct SourceLine {
+    /// The source address.
+    pub address: IpAddr,
+    /// How much.
+    #[serde(flatten)]
+    pub amount: Amount,
+}
+
+/// What came of one protocol.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProtocolLine {
+    /// What people call it: [`protocol_name`].
+    pub protocol: String,
+    /// How much.
+    #[serde(flatten)]
+    pub amount: Amount,
+}
+
+/// What was refused for one reason.
+#[derive(Clone, Debug, Serialize)]
+pub struct MalformedLine {
+    /// The reason: [`Malformed::name`].
+    pub reason: &'static str,
     /// How much.
     #[serde(flatten)]
     pub amount: Amount,
@@ -85,7 +109,10 @@ impl Reporter {
             seconds: (elapsed - self.before_elapsed).as_secs_f64(),
         };
         let before = &self.before;
-        let mut sources = lines(&now.sources, &before.sources, rates, IpAddr::to_string);
+        let mut sources = lines(&now.sources, &before.sources, rates, |address, amount| SourceLine {
+            address,
+            amount,
+        });
         let sources_counted = sources.len();
         if self.top > 0 {
             sources.truncate(self.top);
@@ -97,11 +124,17 @@ impl Reporter {
             total: rates.amount(now.total(), before.total()),
             sources_counted,
             sources,
-            protocols: lines(&now.protocols, &before.protocols, rates, |protocol| {
-                protocol_name(*protocol)
+            protocols: lines(&now.protocols, &before.protocols, rates, |protocol, amount| {
+                ProtocolLine {
+                    protocol: protocol_name(protocol),
+                    amount,
+                }
             }),
-            malformed: lines(&now.malformed, &before.malformed, rates, |reason| {
-                reason.name().to_owned()
+            malformed: lines(&now.malformed, &before.malformed, rates, |reason, amount| {
+                MalformedLine {
+                    reason: reason.name(),
+                    amount,
+                }
             }),
             untracked: rates.amount(now.untracked, before.untracked),
         };
@@ -138,19 +171,19 @@ impl Rates {
 }
 
 /// The lines of one table, most packets first, equal ones in the order of their keys.
-fn lines<K: Ord + Clone>(
+fn lines<K: Ord + Copy, L>(
     now: &[(K, Counter)],
     before: &[(K, Counter)],
     rates: Rates,
-    name: impl Fn(&K) -> String,
-) -> Vec<Line> {
+    line: impl Fn(K, Amount) -> L,
+) -> Vec<L> {
     let before: std::collections::BTreeMap<&K, Counter> = before.iter().map(|(key, counter)| (key, *counter)).collect();
     let mut now: Vec<&(K, Counter)> = now.iter().collect();
     now.sort_by(|(key_a, a), (key_b, b)| b.packets.cmp(&a.packets).then_with(|| key_a.cmp(key_b)));
     now.into_iter()
-        .map(|(key, counter)| Line {
-            name: name(key),
-            amount: rates.amount(*counter, before.get(key).copied().unwrap_or_default()),
+        .map(|(key, counter)| {
+            let before = before.get(key).copied().unwrap_or_default();
+            line(*key, rates.amount(*counter, before))
         })
         .collect()
 }
@@ -188,23 +221,17 @@ pub fn protocol_name(protocol: Protocol) -> String {
     format!("IPv{version} {name}")
 }
 
-impl Report {
-    /// As a table for a terminal, line by line.
-    pub fn table(&self) -> Vec<String> {
+impl Tell for Report {
+    fn table(&self) -> Vec<String> {
         let mut all = vec![self.summary()];
-        let sections = [
-            ("source", &self.sources),
-            ("protocol", &self.protocols),
-            ("malformed", &self.malformed),
-        ];
-        for (head, lines) in sections {
+        for (head, lines) in self.sections() {
             if lines.is_empty() {
                 continue;
             }
             all.push(String::new());
             let mut table = Table::new(&[head, "packets", "bytes", "packets/s", "share"]);
-            for line in lines {
-                table.row(cells(&line.name, line.amount));
+            for (name, amount) in lines {
+                table.row(cells(name, amount));
             }
             all.extend(table.lines());
             if head == "source" {
@@ -216,6 +243,41 @@ impl Report {
             all.push("No packet has arrived yet.".into());
         }
         all
+    }
+
+    // Time, kind, name, and the numbers with their names.
+    fn plain(&self) -> Vec<String> {
+        let time = format!("{:>8.1}s", self.elapsed_ms as f64 / 1000.0);
+        let mut lines = vec![plain_line(&time, "total", &self.interface, self.total)];
+        for (kind, section) in self.sections() {
+            lines.extend(
+                section
+                    .iter()
+                    .map(|(name, amount)| plain_line(&time, kind, name, *amount)),
+            );
+        }
+        if self.untracked.packets > 0 {
+            lines.push(plain_line(&time, "untracked", "sources without room", self.untracked));
+        }
+        lines
+    }
+
+    fn json(&self) -> String {
+        serde_json::to_string(self).expect("a report has no map with keys that JSON lacks")
+    }
+}
+
+impl Report {
+    /// The three lists, each line with what people call it.
+    fn sections(&self) -> [(&'static str, Vec<(String, Amount)>); 3] {
+        let sources = self.sources.iter().map(|line| (line.address.to_string(), line.amount));
+        let protocols = self.protocols.iter().map(|line| (line.protocol.clone(), line.amount));
+        let malformed = self.malformed.iter().map(|line| (line.reason.to_owned(), line.amount));
+        [
+            ("source", sources.collect()),
+            ("protocol", protocols.collect()),
+            ("malformed", malformed.collect()),
+        ]
     }
 
     fn summary(&self) -> String {
@@ -249,38 +311,11 @@ impl Report {
         }
         lines
     }
-
-    /// As plain lines, each complete in itself, for a pipe: time, kind, name, and the numbers with their names.
-    pub fn plain(&self) -> Vec<String> {
-        let time = format!("{:>8.1}s", self.elapsed_ms as f64 / 1000.0);
-        let mut lines = vec![plain_line(&time, "total", &self.interface, self.total)];
-        let sections = [
-            ("source", &self.sources),
-            ("protocol", &self.protocols),
-            ("malformed", &self.malformed),
-        ];
-        for (kind, section) in sections {
-            lines.extend(
-                section
-                    .iter()
-                    .map(|line| plain_line(&time, kind, &line.name, line.amount)),
-            );
-        }
-        if self.untracked.packets > 0 {
-            lines.push(plain_line(&time, "untracked", "sources without room", self.untracked));
-        }
-        lines
-    }
-
-    /// As one line of JSON.
-    pub fn json(&self) -> String {
-        serde_json::to_string(self).expect("a report has no map with keys that JSON lacks")
-    }
 }
 
-fn cells(name: &str, amount: Amount) -> Vec<String> {
+fn cells(name: String, amount: Amount) -> Vec<String> {
     vec![
-        name.to_owned(),
+        name,
         grouped(amount.packets),
         binary_bytes(amount.bytes),
         format!("{:.0}", amount.packets_per_second),
@@ -328,8 +363,8 @@ mod tests {
             snapshot(&[("192.0.2.1", 5), ("192.0.2.2", 9), ("192.0.2.3", 7)]),
             Duration::from_secs(1),
         );
-        let names: Vec<&str> = report.sources.iter().map(|line| line.name.as_str()).collect();
-        assert_eq!(names, ["192.0.2.2", "192.0.2.3"]);
+        let addresses: Vec<String> = report.sources.iter().map(|line| line.address.to_string()).collect();
+        assert_eq!(addresses, ["192.0.2.2", "192.0.2.3"]);
         assert_eq!(report.sources_counted, 3);
         assert!(
             report.table().iter().any(|line| line.contains("1 more source")),
@@ -357,9 +392,9 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value["elapsed_ms"], 1500);
         assert_eq!(value["packets"], 3);
-        assert_eq!(value["sources"][0]["name"], "2001:db8::1");
+        assert_eq!(value["sources"][0]["address"], "2001:db8::1");
         assert_eq!(value["sources"][0]["bytes"], 300);
-        assert_eq!(value["protocols"][0]["name"], "IPv4 UDP");
+        assert_eq!(value["protocols"][0]["protocol"], "IPv4 UDP");
         assert_eq!(value["untracked"]["packets"], 0);
     }
 

@@ -19,5 +19,7 @@ pub mod screen;
 pub mod signals;
 pub mod text;
 
+// ANCHOR: object
 /// lab01's eBPF object, as `build.rs` compiled it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab01-count-packets"));
+// ANCHOR_END: object

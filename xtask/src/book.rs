@@ -78,7 +78,10 @@ pub fn run(workspace: &Workspace, options: &Options, xtask: &clap::Command) -> R
 }
 
 fn serve(workspace: &Workspace) -> Result<ExitCode> {
-    let status = mdbook(workspace).args(["serve", "--open"]).arg(book(workspace)).status();
+    let status = mdbook(workspace)
+        .args(["serve", "--open"])
+        .arg(book(workspace))
+        .status();
     let status = status.context("mdbook cannot be started")?;
     Ok(if status.success() {
         ExitCode::SUCCESS
@@ -95,7 +98,7 @@ fn build_and_check(workspace: &Workspace, bless: bool, xtask: &clap::Command) ->
     build(workspace)?;
     tally.add("links", links::check(workspace.root(), &book(workspace).join("book"))?);
     if tally.faults > 0 {
-        bail!("the guide says {} that is not so; see above", things(tally.faults));
+        bail!("the guide says {} not so; see above", things(tally.faults));
     }
     println!("The guide is in {}.", book(workspace).join("book/index.html").display());
     Ok(ExitCode::SUCCESS)
@@ -138,8 +141,8 @@ struct Checked {
 
 fn things(count: usize) -> String {
     match count {
-        1 => "one thing".into(),
-        several => format!("{several} things"),
+        1 => "one thing that is".into(),
+        several => format!("{several} things that are"),
     }
 }
 

@@ -4,8 +4,10 @@
 //! that `cargo xtask setup` builds where nothing is installed yet.
 
 mod bench;
+mod book;
 mod cargo;
 mod doctor;
+mod exercises;
 mod facts;
 mod interrupt;
 mod labs;
@@ -25,7 +27,7 @@ mod workspace;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{usage::UsageError, workspace::Workspace};
 
@@ -54,6 +56,8 @@ enum Command {
     Test(test::Options),
     /// Measure a lab.
     Bench(bench::Options),
+    /// Build the guide and check what it says: listings, links, console output.
+    Book(book::Options),
 }
 
 fn main() -> ExitCode {
@@ -76,5 +80,6 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run(options) => run::run(&workspace, &options),
         Command::Test(options) => test::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options),
+        Command::Book(options) => book::run(&workspace, &options, &CommandLine::command()),
     }
 }

@@ -77,7 +77,8 @@ struct Replacement {
 impl Definitions {
     /// Those of the guide in `root`.
     pub fn read(root: &Path) -> Result<Self> {
-        let text = fs::read_to_string(root.join(DEFINITIONS)).with_context(|| format!("{DEFINITIONS} cannot be read"))?;
+        let text =
+            fs::read_to_string(root.join(DEFINITIONS)).with_context(|| format!("{DEFINITIONS} cannot be read"))?;
         toml::from_str(&text).with_context(|| format!("{DEFINITIONS} cannot be understood"))
     }
 }

@@ -133,7 +133,7 @@ pub fn attach_xdp(program: BorrowedFd<'_>, end: &End, mode: XdpMode) -> Result<X
 #[derive(Clone, Copy, Debug)]
 pub struct TestRun<'a> {
     /// The packet, from its Ethernet header on for every type of program, 14 bytes at least. (A `cgroup_skb` program
-    /// is shown it from the IP header on, as always; the EtherType tells the kernel what follows.)
+    /// is shown it from the IP header on, as always; the `EtherType` tells the kernel what follows.)
     pub data: &'a [u8],
     /// How often to run it; [`TestOutcome::duration_ns`] is the average. 0 is once.
     pub repeat: u32,

@@ -89,12 +89,14 @@ impl Injector {
     }
 }
 
+type Filter = Box<dyn Fn(&[u8]) -> bool + Send>;
+
 /// What arrives at an interface of a host, as it was on the wire.
 ///
 /// Frames that arrive while nobody asks are kept, up to some thousands.
 pub struct Capture {
     socket: OwnedFd,
-    wanted: Box<dyn Fn(&[u8]) -> bool + Send>,
+    wanted: Filter,
     buffer: Vec<u8>,
 }
 
@@ -102,7 +104,7 @@ impl Capture {
     const RECEIVE_BUFFER: i32 = 32 * 1024 * 1024;
 
     pub(crate) fn open(host: &Host, interface: &str) -> Result<Self> {
-        let socket = open(host, interface, libc::ETH_P_ALL, "opening a raw socket for capturing")?;
+        let socket = open(host, interface, ETH_P_ALL, "opening a raw socket for capturing")?;
         // FORCE: root may go over net.core.rmem_max.
         set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, Self::RECEIVE_BUFFER)?;
         set_option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
@@ -213,8 +215,12 @@ fn stripped_vlan_tag(message: &libc::msghdr) -> Option<[u8; 4]> {
     Some([p0, p1, t0, t1])
 }
 
+// libc has these as i32, for other calls.
+const AF_PACKET: u16 = 17;
+const ETH_P_ALL: u16 = 3;
+
 /// A packet socket bound to an interface.
-fn open(host: &Host, interface: &str, protocol: i32, what: &str) -> Result<OwnedFd> {
+fn open(host: &Host, interface: &str, protocol: u16, what: &str) -> Result<OwnedFd> {
     let index = host.index_of(interface)?;
     // Without a protocol at first: it would receive from all interfaces until it is bound to one.
     // SAFETY: no pointers are passed.
@@ -231,8 +237,8 @@ fn open(host: &Host, interface: &str, protocol: i32, what: &str) -> Result<Owned
     }
     // SAFETY: all-zero bytes are a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (protocol as u16).to_be();
+    address.sll_family = AF_PACKET;
+    address.sll_protocol = protocol.to_be();
     address.sll_ifindex = index.cast_signed();
     // SAFETY: the address lives until the call returns, and its length is right.
     let bound = unsafe { libc::bind(fd, (&raw const address).cast(), size_of_val(&address) as u32) };

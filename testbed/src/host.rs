@@ -1,9 +1,10 @@
 //! A disposable host: an anonymous network namespace with a name for error messages.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     io,
+    net::IpAddr,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd},
         unix::process::CommandExt as _,
@@ -15,8 +16,12 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 
 use crate::{
-    Capture, Error, Injector, Inside, Link, LinkOptions, Result, addresses::Subnet, bpf::XdpLink, cgroup, link,
-    namespace::Namespace, netlink,
+    Capture, Error, Injector, Inside, Link, LinkOptions, Result,
+    addresses::Subnet,
+    bpf::XdpLink,
+    cgroup, link,
+    namespace::Namespace,
+    netlink::{self, LinkChange},
 };
 
 /// A disposable host.
@@ -45,6 +50,14 @@ pub(crate) struct Wiring {
     pub subnets: BTreeSet<Subnet>,
     /// XDP programs of the testbed's own on this host's interfaces; they go with the host.
     pub xdp_links: Vec<XdpLink>,
+    settings: BTreeMap<u32, Settings>,
+}
+
+/// What an interface was given, by its index: the kernel forgets some of it when it goes down.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    pub addresses: Vec<(IpAddr, u8)>,
+    pub neighbours: Vec<(IpAddr, [u8; 6])>,
 }
 
 impl Host {
@@ -52,7 +65,7 @@ impl Host {
     pub fn new(name: &str) -> Result<Self> {
         cgroup::sweep_once();
         let namespace = Namespace::new()?;
-        netlink::set_link(&namespace, LOOPBACK, "setting lo up", |link| link.up())?;
+        netlink::set_link(&namespace, LOOPBACK, "setting lo up", LinkChange::up)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 name: name.to_owned(),
@@ -165,6 +178,10 @@ impl Host {
 }
 
 impl Wiring {
+    pub fn settings_of(&mut self, index: u32) -> &mut Settings {
+        self.settings.entry(index).or_default()
+    }
+
     /// The name of the next interface: `eth0`, `eth1`, ….
     pub fn next_interface(&mut self) -> String {
         let name = format!("eth{}", self.interfaces);

@@ -1,15 +1,38 @@
 //! Disposable hosts for tests, demos and benchmarks.
 //!
+//! Two hosts and a cable take three lines, and nothing of it is left when they go out of scope, when the test panics,
+//! or when the process is killed:
+//!
 //! ```no_run
-//! let (client, server) = (testbed::Host::new("client")?, testbed::Host::new("server")?);
+//! use std::time::Duration;
+//! use testbed::{Host, traffic};
+//!
+//! let (client, server) = (Host::new("client")?, Host::new("server")?);
 //! let link = client.join(&server)?;
-//! server.inject(&link.right.interface, &link.right.frame_to(&link.left).arp_request("192.0.2.2", "192.0.2.1").build())?;
+//! let pings = traffic::ping(&client, link.right.ipv4, 3, Duration::from_secs(1))?;
+//! assert_eq!(pings.received, 3);
 //! # Ok::<(), testbed::Error>(())
 //! ```
+//!
+//! | what | where |
+//! |---|---|
+//! | hosts, cables, switches | [`Host`], [`Link`] with its two [`End`]s, [`LinkOptions`], [`Switch`] |
+//! | programs inside a host, and inside a cgroup | [`Host::command`], [`Cgroup`], [`Running`] |
+//! | crafted packets | [`packets`] |
+//! | raw frames, out and in | [`Injector`], [`Capture`], [`pcap`] |
+//! | real traffic | [`traffic`] |
+//! | test runs and empty programs | [`bpf`] |
+//! | tests that need root and a kernel | [`kernel_tests!`], [`harness`] |
+//! | what `cargo xtask run` shows a lab with | [`demo`] |
+//!
+//! Hosts are network namespaces without a name, held by file descriptors. Addresses are deterministic (see [`Subnet`]),
+//! and links are silent unless somebody sends, so that packets can be counted exactly. No tool has to be installed. All
+//! of it needs root (or `CAP_SYS_ADMIN`, `CAP_NET_ADMIN`, `CAP_NET_RAW` and `CAP_BPF`).
 
 mod addresses;
 pub mod bpf;
 mod cgroup;
+pub mod demo;
 mod error;
 mod ethtool;
 mod frames;
@@ -19,13 +42,18 @@ mod link;
 mod namespace;
 mod netlink;
 pub mod packets;
+pub mod pcap;
+mod process;
 mod switch;
+pub mod traffic;
 mod wait;
 
 pub use addresses::Subnet;
+pub use cgroup::{Cgroup, sweep};
 pub use error::{Error, Result};
 pub use frames::{Capture, Injector};
 pub use host::Host;
 pub use link::{End, Link, LinkOptions};
 pub use namespace::Inside;
+pub use process::{Finished, Running, spawn};
 pub use switch::Switch;

@@ -10,7 +10,7 @@ use crate::{
     addresses::Subnet,
     bpf::{PassProgram, XdpMode},
     ethtool,
-    netlink::{self, VethEnd},
+    netlink::{self, LinkChange, VethEnd},
     packets::{self, Packet},
 };
 
@@ -98,7 +98,7 @@ fn first_free_subnet(left: &Host, right: &Host) -> Subnet {
         .iter()
         .flat_map(|host| host.wiring().subnets.clone())
         .collect();
-    (0..)
+    (0..=u16::MAX)
         .map(Subnet)
         .find(|subnet| !taken.contains(subnet))
         .unwrap_or(Subnet(u16::MAX))
@@ -146,7 +146,7 @@ impl<'a> Plug<'a> {
             interface: self.interface,
         };
         if !options.offloads {
-            ethtool::switch_offloads_off(&end)?;
+            ethtool::switch_off(end.host.namespace(), &end.interface, &ethtool::OFFLOADS)?;
         }
         if options.quiet {
             end.hush()?;
@@ -166,22 +166,38 @@ impl End {
     ///
     /// Others on the link do not know it unless they are [told](End::knows).
     pub fn add_address(&self, address: impl Into<IpAddr>, prefix_length: u8) -> Result<()> {
-        netlink::add_address(self.host.namespace(), self.index, address.into(), prefix_length)
+        let address = address.into();
+        netlink::add_address(self.host.namespace(), self.index, address, prefix_length)?;
+        let mut wiring = self.host.wiring();
+        wiring.settings_of(self.index).addresses.push((address, prefix_length));
+        Ok(())
     }
 
     /// Tells this end, for good, that `address` is reachable at `mac`.
     pub fn knows(&self, address: impl Into<IpAddr>, mac: [u8; 6]) -> Result<()> {
-        netlink::add_neighbour(self.host.namespace(), self.index, address.into(), mac)
+        let address = address.into();
+        netlink::add_neighbour(self.host.namespace(), self.index, address, mac)?;
+        let mut wiring = self.host.wiring();
+        wiring.settings_of(self.index).neighbours.push((address, mac));
+        Ok(())
     }
 
     /// Sets the interface down.
     pub fn down(&self) -> Result<()> {
-        self.set("setting an interface down", |link| link.down())
+        self.set("setting an interface down", LinkChange::down)
     }
 
-    /// Sets the interface up. IPv6 addresses are lost by [`End::down`]: that is Linux's way.
+    /// Sets the interface up again, with what Linux forgets when one goes down: IPv6 addresses and neighbours.
     pub fn up(&self) -> Result<()> {
-        self.set("setting an interface up", |link| link.up())
+        self.set("setting an interface up", LinkChange::up)?;
+        let settings = self.host.wiring().settings_of(self.index).clone();
+        for (address, prefix_length) in settings.addresses.into_iter().filter(|(address, _)| address.is_ipv6()) {
+            netlink::add_address(self.host.namespace(), self.index, address, prefix_length)?;
+        }
+        for (address, mac) in settings.neighbours {
+            netlink::add_neighbour(self.host.namespace(), self.index, address, mac)?;
+        }
+        Ok(())
     }
 
     /// Deletes the interface, and with it the one at the other end of the cable.
@@ -237,7 +253,7 @@ impl End {
         Ok(())
     }
 
-    fn set(&self, what: &str, change: impl FnOnce(netlink::LinkChange) -> netlink::LinkChange + Send) -> Result<()> {
+    fn set(&self, what: &str, change: impl FnOnce(LinkChange) -> LinkChange + Send) -> Result<()> {
         netlink::set_link(self.host.namespace(), self.index, what, change)
     }
 }

@@ -1,14 +1,14 @@
 //! A switch: several hosts on one subnet.
 
-use std::{os::fd::AsRawFd as _, sync::Mutex};
+use std::{io, os::fd::AsRawFd as _, sync::Mutex};
 
 use crate::{
     End, Error, Host, LinkOptions, Result,
     addresses::Subnet,
-    cgroup,
+    cgroup, ethtool,
     link::Plug,
     namespace::Namespace,
-    netlink::{self, VethEnd},
+    netlink::{self, LinkChange, VethEnd},
 };
 
 /// A switch, to which hosts are connected: a bridge in a network namespace of its own.
@@ -24,7 +24,7 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// A switch for the subnet 192.0.2.0/24, 2001:db8:0:1::/64.
+    /// A switch for the subnet 192.0.2.0/24, `2001:db8:0:1::/64`.
     pub fn new() -> Result<Self> {
         Self::on_subnet(Subnet(0))
     }
@@ -36,11 +36,12 @@ impl Switch {
         // The switch itself does not take part in the traffic.
         netlink::set_parameter(&namespace, "ipv6/conf/all/disable_ipv6", "1")?;
         netlink::set_parameter(&namespace, "ipv6/conf/default/disable_ipv6", "1")?;
+        keep_netfilter_out(&namespace)?;
         netlink::add_bridge(&namespace, "switch")?;
         let bridge = namespace
             .run(|| nix::net::if_::if_nametoindex("switch"))
             .map_err(|errno| Error::system("finding the bridge", errno))?;
-        netlink::set_link(&namespace, bridge, "setting the bridge up", |link| link.up())?;
+        netlink::set_link(&namespace, bridge, "setting the bridge up", LinkChange::up)?;
         Ok(Self {
             namespace,
             bridge,
@@ -83,6 +84,7 @@ impl Switch {
             .namespace
             .run(|| nix::net::if_::if_nametoindex(port_name.as_str()))
             .map_err(|errno| Error::system("finding a port of the switch", errno))?;
+        ethtool::switch_off(&self.namespace, &port_name, &ethtool::VLAN_INSERTION)?;
         netlink::add_bridge_port(&self.namespace, self.bridge, port, self.subnet.mac(number))?;
 
         let end = plug.plugged_in(options)?;
@@ -97,4 +99,15 @@ impl Switch {
         ends.push(end.clone());
         Ok(end)
     }
+}
+
+/// Where `br_netfilter` is loaded, a bridge drops IP packets that a router would drop; a switch does not look at them.
+fn keep_netfilter_out(namespace: &Namespace) -> Result<()> {
+    for protocol in ["iptables", "ip6tables", "arptables"] {
+        match netlink::set_parameter(namespace, &format!("bridge/bridge-nf-call-{protocol}"), "0") {
+            Err(Error::System { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {}
+            set => set?,
+        }
+    }
+    Ok(())
 }

@@ -1,15 +1,21 @@
 //! The testbed on a real kernel.
 
 use std::{
-    net::UdpSocket,
-    os::fd::AsFd as _,
+    env, fs,
+    net::{IpAddr, SocketAddr},
+    os::{fd::AsFd as _, unix::process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    thread,
     time::{Duration, Instant},
 };
 
 use testbed::{
-    Host, LinkOptions, Result, Switch,
+    Cgroup, Host, LinkOptions, Result, Running, Switch,
     bpf::{self, ProgramType, TestRun},
-    packets,
+    packets::{self, Mutate as _},
+    pcap,
+    traffic::{self, Connection, Exchange, Flood, Server},
 };
 
 const SOON: Duration = Duration::from_secs(2);
@@ -74,17 +80,32 @@ testbed::kernel_tests! {
 
         for (from, to) in [(0, 2), (2, 0)] {
             let (from, to) = (&ends[from], &ends[to]);
-            for address in [std::net::IpAddr::from(to.ipv4), to.ipv6.into()] {
-                let listener = to.host.run(|| UdpSocket::bind((address, 7))).unwrap();
-                listener.set_read_timeout(Some(SOON)).unwrap();
-                let sender = from.host.run(|| UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })).unwrap();
-                sender.send_to(b"hello", (address, 7)).unwrap();
-                let mut buffer = [0; 16];
-                let (length, _) = listener.recv_from(&mut buffer).unwrap();
-                assert_eq!(&buffer[..length], b"hello");
+            let server = Server::udp(&to.host, 7)?;
+            for address in [IpAddr::from(to.ipv4), to.ipv6.into()] {
+                let exchange = traffic::udp_exchange(&from.host, SocketAddr::new(address, 7), 3, SOON)?;
+                assert_eq!(exchange, Exchange { sent: 3, received: 3 }, "{address}");
             }
+            assert_eq!(server.packets(), 6);
         }
         assert_eq!(overheard.next(SILENCE)?, None);
+        Ok(())
+    }
+
+    fn a_switch_forwards_tags_and_broken_frames_as_they_are() -> Result {
+        let switch = Switch::new()?;
+        let hosts = [Host::new("a")?, Host::new("b")?];
+        let [a, b] = [switch.connect(&hosts[0])?, switch.connect(&hosts[1])?];
+        let whole = a.frame_to(&b).ipv4("192.0.2.9", b.ipv4).udp(1, 2).payload([0; 100]).build();
+        let frames = [
+            whole.clone().truncate_to(14 + 12),
+            whole.clone().truncate_to(14 + 30),
+            whole.with_byte(14, 0x41),
+            a.frame_to(&b).service_vlan(20).vlan(10).ipv4("192.0.2.9", b.ipv4).udp(1, 2).build(),
+            a.frame_to(&b).ether_type(0x0800).build(),
+        ];
+        let mut capture = hosts[1].capture("eth0")?;
+        hosts[0].injector("eth0")?.send_all(&frames)?;
+        assert_eq!(capture.all(SILENCE)?, frames);
         Ok(())
     }
 
@@ -105,7 +126,7 @@ testbed::kernel_tests! {
         let start = Instant::now();
         while server.index_of("eth0").is_ok() {
             assert!(start.elapsed() < Duration::from_secs(10), "eth0 is still there");
-            std::thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(10));
         }
         Ok(())
     }
@@ -125,5 +146,350 @@ testbed::kernel_tests! {
         let host = Host::new("host").unwrap();
         let panic = std::panic::catch_unwind(|| host.run(|| panic!("inside"))).unwrap_err();
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"inside"));
+    }
+
+    fn ping_reaches_the_other_end_of_a_link_over_either_ip_version() -> Result {
+        let link = Host::new("client")?.join(&Host::new("server")?)?;
+        for target in [IpAddr::from(link.right.ipv4), link.right.ipv6.into()] {
+            let exchange = traffic::ping(&link.left.host, target, 3, SOON)?;
+            assert_eq!(exchange, Exchange { sent: 3, received: 3 }, "{target}");
+        }
+        let nobody = "192.0.2.77".parse::<IpAddr>().unwrap();
+        assert_eq!(traffic::ping(&link.left.host, nobody, 1, SILENCE)?, Exchange { sent: 1, received: 0 });
+        Ok(())
+    }
+
+    fn tcp_bytes_come_back_and_connections_tell_how_they_ended() -> Result {
+        let link = Host::new("client")?.join(&Host::new("server")?)?;
+        let (client, server) = (&link.left.host, Server::tcp(&link.right.host, 80)?);
+        let exchange = traffic::tcp_exchange(client, (link.right.ipv6, 80).into(), 1_000_000, SOON)?;
+        assert_eq!(exchange, Exchange { sent: 1_000_000, received: 1_000_000 });
+        assert_eq!((server.connections(), server.bytes()), (1, 1_000_000));
+
+        let connect = |address: &str| traffic::try_connect(client, address.parse().unwrap(), SILENCE);
+        assert_eq!(connect("192.0.2.2:80")?, Connection::Connected);
+        assert_eq!(connect("192.0.2.2:81")?, Connection::Refused);
+        assert_eq!(connect("192.0.2.77:80")?, Connection::TimedOut);
+        assert_eq!(connect("198.51.100.1:80")?, Connection::Unreachable);
+        Ok(())
+    }
+
+    fn a_flood_sends_what_it_was_told_from_as_many_sources() -> Result {
+        let link = Host::new("client")?.join(&Host::new("server")?)?;
+        for (flood, address) in [
+            (Flood::new(&link.left, &link.right), 26..30),
+            (Flood::new(&link.left, &link.right).ipv6().per_second(2000), 22..38),
+        ] {
+            let mut capture = link.right.host.capture("eth0")?;
+            assert_eq!(flood.sources(4).count(600).send()?, 600);
+            let frames = capture.all(SILENCE)?;
+            assert_eq!(frames.len(), 600);
+            let mut sources: Vec<_> = frames.iter().map(|frame| &frame[address.clone()]).collect();
+            sources.sort_unstable();
+            sources.dedup();
+            assert_eq!(sources.len(), 4);
+        }
+        Ok(())
+    }
+
+    fn a_replayed_capture_file_arrives_whole() -> Result {
+        let link = Host::new("client")?.join(&Host::new("server")?)?;
+        let frames: Vec<_> = (0..50).map(|seed| packets::random_bytes(seed, 60 + 20 * seed as usize)).collect();
+        let path = scratch("replay.pcap");
+        pcap::write(&path, &frames)?;
+        let mut capture = link.right.host.capture("eth0")?;
+        let replayed = pcap::replay(&link.left.host, "eth0", &path);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(replayed?, 50);
+        assert_eq!(capture.all(SILENCE)?.len(), 50);
+        Ok(())
+    }
+
+    fn a_capture_leaves_out_what_the_host_sends_and_what_is_filtered() -> Result {
+        let link = Host::new("client")?.join(&Host::new("server")?)?;
+        let mut capture = link.left.host.capture("eth0")?.only(|frame| frame.len() > 100);
+        let frame = |length| link.right.frame_to(&link.left).payload(vec![0; length]).build();
+        link.left.host.inject("eth0", &frame(200))?;
+        link.right.host.inject("eth0", &frame(20))?;
+        link.right.host.inject("eth0", &frame(300))?;
+        assert_eq!(capture.all(SILENCE)?, [frame(300)]);
+        Ok(())
+    }
+
+    fn without_offloads_the_packets_of_sockets_look_as_on_a_wire() -> Result {
+        let options = LinkOptions { offloads: false, ..LinkOptions::default() };
+        let link = Host::new("client")?.join_with(&Host::new("server")?, options)?;
+        let _server = Server::tcp(&link.right.host, 80)?;
+        let mut capture = link.right.host.capture("eth0")?;
+        traffic::tcp_exchange(&link.left.host, (link.right.ipv4, 80).into(), 100_000, SOON)?;
+        let frames = capture.all(SILENCE)?;
+        assert!(frames.iter().all(|frame| frame.len() <= 14 + 1500));
+        for frame in &frames {
+            let packet = etherparse::SlicedPacket::from_ethernet(frame).unwrap();
+            let (Some(etherparse::NetSlice::Ipv4(ip)), Some(etherparse::TransportSlice::Tcp(tcp))) =
+                (packet.net, packet.transport)
+            else {
+                panic!("no TCP: {frame:?}");
+            };
+            assert_eq!(tcp.to_header().calc_checksum_ipv4(&ip.header().to_header(), tcp.payload()), Ok(tcp.checksum()));
+        }
+        Ok(())
+    }
+
+    fn an_interface_can_be_set_down_and_deleted() -> Result {
+        let link = Host::new("client")?.join(&Host::new("server")?)?;
+        let (client, server) = (&link.left.host, &link.right);
+        server.down()?;
+        assert_ne!(traffic::ping(client, server.ipv4, 1, SILENCE)?.received, 1);
+        server.up()?;
+        for target in [IpAddr::from(server.ipv4), server.ipv6.into()] {
+            assert!(traffic::ping(client, target, 1, SOON)?.is_complete(), "{target}");
+        }
+        server.delete()?;
+        assert!(server.host.index_of("eth0").is_err());
+        assert!(client.index_of("eth0").is_err());
+        Ok(())
+    }
+
+    fn a_further_address_answers_those_who_know_it() -> Result {
+        let link = Host::new("client")?.join(&Host::new("server")?)?;
+        let further: IpAddr = "192.0.2.200".parse().unwrap();
+        link.right.add_address(further, 24)?;
+        link.left.knows(further, link.right.mac)?;
+        assert!(traffic::ping(&link.left.host, further, 1, SOON)?.is_complete());
+        Ok(())
+    }
+
+    fn links_that_are_not_quiet_find_their_neighbours_themselves() -> Result {
+        let options = LinkOptions { quiet: false, ..LinkOptions::default() };
+        let link = Host::new("client")?.join_with(&Host::new("server")?, options)?;
+        assert!(traffic::ping(&link.left.host, link.right.ipv4, 1, SOON)?.is_complete());
+        let start = Instant::now();
+        // Duplicate address detection takes a second or two.
+        while !traffic::ping(&link.left.host, link.right.ipv6, 1, SILENCE).is_ok_and(Exchange::is_complete) {
+            assert!(start.elapsed() < Duration::from_secs(10));
+        }
+        Ok(())
+    }
+
+    fn two_testbeds_with_the_same_names_do_not_meet() {
+        thread::scope(|scope| {
+            for port in [1001, 1002, 1003, 1004] {
+                scope.spawn(move || {
+                    let link = Host::new("client").unwrap().join(&Host::new("server").unwrap()).unwrap();
+                    let server = Server::udp(&link.right.host, port).unwrap();
+                    let target = SocketAddr::from((link.right.ipv4, port));
+                    let exchange = traffic::udp_exchange(&link.left.host, target, 50, SOON).unwrap();
+                    assert!(exchange.is_complete());
+                    assert_eq!(server.packets(), 50);
+                });
+            }
+        });
+    }
+
+    fn a_program_runs_inside_its_host_and_in_its_cgroup() -> Result {
+        let host = Host::new("host")?;
+        let cgroup = Cgroup::new("inside")?;
+        let child = cgroup.child("deeper")?;
+        let mut command = child.command(&host, "sh")?;
+        command.args(["-c", "readlink /proc/self/ns/net; cat /proc/self/cgroup"]);
+        let finished = Running::start(command)?.wait(SOON)?;
+        let namespace = host.run(|| fs::read_link("/proc/thread-self/ns/net").unwrap());
+        assert_eq!(finished.stdout.lines().next(), namespace.to_str(), "{finished:?}");
+        let path = format!("0::/{}", child.name()?.display());
+        assert!(finished.stdout.lines().any(|line| line == path), "{finished:?}");
+        assert_ne!(cgroup.id()?, child.id()?);
+        Ok(())
+    }
+
+    fn a_dropped_cgroup_is_gone_with_its_children_and_processes() -> Result {
+        let host = Host::new("host")?;
+        let cgroup = Cgroup::new("dropped")?;
+        let child = cgroup.child("child")?;
+        let mut command = child.command(&host, "sleep")?;
+        command.arg("1000");
+        let mut sleeper = Running::start(command)?;
+        let path = cgroup.path().to_owned();
+        // In the order in which one would rather not have it.
+        drop(cgroup);
+        assert!(!path.exists());
+        wait_until("the process is gone", || !sleeper.is_running());
+        drop(child);
+        Ok(())
+    }
+
+    fn what_a_killed_process_leaves_behind_is_swept() -> Result {
+        if env::var_os(INNER).is_some() {
+            let host = Host::new("host")?;
+            let cgroup = Cgroup::new("orphan")?;
+            let mut command = cgroup.command(&host, "sleep")?;
+            command.arg("1000");
+            let sleeper = Running::start(command)?;
+            println!("{} {} ready", cgroup.path().display(), sleeper.id());
+            thread::sleep(Duration::from_secs(60));
+            return Ok(());
+        }
+        let inner = Running::start(again("what_a_killed_process_leaves_behind_is_swept"))?;
+        inner.wait_for("ready", SOON)?;
+        let told = inner.stdout();
+        let line = told.lines().find(|line| line.ends_with("ready")).unwrap();
+        let mut words = line.split(' ');
+        let cgroup = PathBuf::from(words.next().unwrap());
+        let sleeper = Path::new("/proc").join(words.next().unwrap());
+        assert!(cgroup.exists());
+        testbed::sweep()?;
+        assert!(cgroup.exists(), "the cgroup of a living process was swept");
+
+        drop(inner);
+        wait_until("the child has died with its parent", || !sleeper.exists());
+        testbed::sweep()?;
+        assert!(!cgroup.exists());
+        Ok(())
+    }
+
+    fn a_started_program_outlives_its_thread_but_not_its_guard() -> Result {
+        let host = Host::new("host")?;
+        let mut sleeper = thread::scope(|scope| {
+            let start = || {
+                let mut command = host.command("sleep");
+                command.arg("1000");
+                Running::start(command)
+            };
+            scope.spawn(start).join().unwrap()
+        })?;
+        thread::sleep(SILENCE);
+        assert!(sleeper.is_running());
+        let process = Path::new("/proc").join(sleeper.id().to_string());
+        drop(sleeper);
+        assert!(!process.exists());
+        Ok(())
+    }
+
+    fn the_current_thread_can_enter_a_host_and_comes_back() -> Result {
+        let namespace = || fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let host = Host::new("host")?;
+        let before = namespace();
+        let inside = host.enter()?;
+        assert_eq!(namespace(), host.run(namespace));
+        drop(inside);
+        assert_eq!(namespace(), before);
+        Ok(())
+    }
+
+    fn without_the_switch_tests_are_listed_and_left_out() {
+        let run = |args: &[&str]| {
+            let mut command = again("");
+            command.args(args).env_remove(testbed::harness::SWITCH);
+            text(&command.output().unwrap())
+        };
+        let told = run(&[]);
+        assert!(told.starts_with("testbed: ") && told.lines().count() == 1, "{told}");
+        assert!(told.ends_with(" kernel tests left out; they need root and a kernel: run `cargo xtask test`\n"), "{told}");
+        let listed = run(&["--list"]);
+        assert!(listed.contains("a_panic_inside_a_host_is_passed_on: test\n"), "{listed}");
+        assert_eq!(run(&["--list", "--exact", "a_quiet_link_is_silent"]).lines().count(), 1);
+    }
+
+    fn an_unsupported_test_is_shown_with_its_reason_and_counted() {
+        if env::var_os(INNER).is_some() {
+            testbed::harness::unsupported("the moon is full");
+        }
+        let output = again("an_unsupported_test_is_shown_with_its_reason_and_counted").output().unwrap();
+        let told = text(&output);
+        assert!(output.status.success(), "{told}");
+        assert!(told.contains("ignored (unsupported: the moon is full)"), "{told}");
+        assert!(told.contains("0 passed; 0 failed; 1 ignored"), "{told}");
+        assert!(told.contains("1 of the ignored tests are unsupported here"), "{told}");
+    }
+
+    fn a_failing_test_is_shown_with_its_message() -> Result<(), String> {
+        match env::var(INNER).as_deref() {
+            Ok("panic") => panic!("two is not three"),
+            Ok(_) => return Err("three is not two".into()),
+            Err(_) => {}
+        }
+        for (how, message) in [("panic", "two is not three"), ("error", "three is not two")] {
+            let output = again("a_failing_test_is_shown_with_its_message").env(INNER, how).output().unwrap();
+            let told = text(&output);
+            assert_eq!(output.status.code(), Some(101), "{told}");
+            assert!(told.contains(message) && told.contains("1 failed"), "{told}");
+        }
+        Ok(())
+    }
+
+    fn a_demo_passes_the_exit_status_on_and_appends_the_interface() {
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_testbed"));
+        demo.args(["demo", "lab01", "--", "sh", "-c", "echo $0 $1; exit 7"]);
+        let output = demo.output().unwrap();
+        assert_eq!(output.status.code(), Some(7));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "--iface eth0\n");
+    }
+
+    fn a_demo_without_root_names_cause_and_mend() {
+        // Where anybody may read it.
+        let program = scratch("demo");
+        fs::copy(env!("CARGO_BIN_EXE_testbed"), &program).unwrap();
+        let mut demo = Command::new(&program);
+        demo.args(["demo", "lab01", "--", "true"]).uid(65534).gid(65534);
+        let output = demo.output();
+        fs::remove_file(&program).unwrap();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            text(&output),
+            "error: the demo's hosts need root: use `cargo xtask run lab01`, or sudo\n"
+        );
+    }
+
+    fn a_wrong_usage_of_the_demo_ends_with_status_2() {
+        for args in [&["demo"][..], &["demo", "lab99", "--", "true"], &["demo", "lab01"]] {
+            let output = Command::new(env!("CARGO_BIN_EXE_testbed")).args(args).output().unwrap();
+            assert_eq!(output.status.code(), Some(2), "{args:?}");
+        }
+    }
+
+    fn a_demo_forwards_sigterm_to_the_program() -> Result {
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_testbed"));
+        demo.args(["demo", "lab01", "--", "sh", "-c", "trap 'echo detached; exit 3' TERM; echo started; while :; do sleep 0.05; done"]);
+        let demo = Running::start(demo)?;
+        demo.wait_for("started", SOON)?;
+        demo.signal(nix::sys::signal::Signal::SIGTERM)?;
+        let finished = demo.wait(SOON)?;
+        assert_eq!(finished.status.code(), Some(3));
+        assert!(finished.stdout.ends_with("detached\n"));
+        Ok(())
+    }
+}
+
+/// Set in a test that runs once more, as a process of its own, to see how that ends.
+const INNER: &str = "TESTBED_INNER";
+
+/// This test program, to run one of its tests only.
+fn again(test: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.env(INNER, "1");
+    if !test.is_empty() {
+        command.args(["--exact", test]);
+    }
+    command
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+fn scratch(name: &str) -> PathBuf {
+    env::temp_dir().join(format!("testbed-{}-{name}", std::process::id()))
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(10), "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(5));
     }
 }

@@ -16,7 +16,7 @@ pub fn split(frame: &[u8], mtu: usize, id: u32) -> Vec<Vec<u8>> {
         ethernet[ethernet.len() - 2],
         ethernet[ethernet.len() - 1],
     ]));
-    let fragment: Box<dyn Fn(&Piece) -> Vec<u8>>;
+    let fragment: Box<Fragmenter>;
     let (content, room) = match ether_type {
         ether_type::IPV4 => {
             let (header, content) =
@@ -48,6 +48,8 @@ pub fn split(frame: &[u8], mtu: usize, id: u32) -> Vec<Vec<u8>> {
         })
         .collect()
 }
+
+type Fragmenter = dyn Fn(&Piece) -> Vec<u8>;
 
 struct Piece<'a> {
     bytes: &'a [u8],

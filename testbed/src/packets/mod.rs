@@ -36,7 +36,7 @@ pub use mutate::{Mutate, random_bytes};
 
 use layer::{Arp, Extension, Icmp, Layer, Stacked};
 
-/// EtherTypes and protocol numbers that have no layer of their own here come from `etherparse`.
+/// `EtherType`s and protocol numbers that have no layer of their own here come from `etherparse`.
 pub use etherparse::{ether_type, ip_number};
 
 /// Starts a packet: Ethernet, by default from the left to the right end of the first link of two hosts
@@ -106,12 +106,12 @@ impl Packet {
         self.to_mac([0xff; 6])
     }
 
-    /// A VLAN tag (IEEE 802.1Q, EtherType 0x8100). Tags may be stacked.
+    /// A VLAN tag (IEEE 802.1Q, `EtherType` 0x8100). Tags may be stacked.
     pub fn vlan(self, id: u16) -> Self {
         self.vlan_tag(0x8100, id)
     }
 
-    /// A service tag (IEEE 802.1ad, EtherType 0x88a8), the outer one of QinQ.
+    /// A service tag (IEEE 802.1ad, `EtherType` 0x88a8), the outer one of `QinQ`.
     pub fn service_vlan(self, id: u16) -> Self {
         self.vlan_tag(0x88a8, id)
     }
@@ -271,7 +271,7 @@ impl Packet {
 
     fn fragment(mut self, id: u32, offset_bytes: u16, more_fragments: bool) -> Self {
         assert!(
-            offset_bytes % 8 == 0,
+            offset_bytes.is_multiple_of(8),
             "a fragment's offset is a multiple of 8, and {offset_bytes} is none"
         );
         let fragment_offset = IpFragOffset::try_new(offset_bytes / 8)
@@ -386,13 +386,13 @@ impl Packet {
         self
     }
 
-    /// An echo request of ICMP or ICMPv6, as the IP header is.
+    /// An echo request of ICMP or `ICMPv6`, as the IP header is.
     pub fn icmp_echo_request(self, id: u16, sequence: u16) -> Self {
         let kind = if self.is_ipv6() { 128 } else { 8 };
         self.icmp_echo(kind, id, sequence)
     }
 
-    /// An echo reply of ICMP or ICMPv6, as the IP header is.
+    /// An echo reply of ICMP or `ICMPv6`, as the IP header is.
     pub fn icmp_echo_reply(self, id: u16, sequence: u16) -> Self {
         let kind = if self.is_ipv6() { 129 } else { 0 };
         self.icmp_echo(kind, id, sequence)
@@ -415,14 +415,14 @@ impl Packet {
         self.icmp_error(kind, 0, [0; 4], offending)
     }
 
-    /// The error "packet too big" (ICMPv6) or "fragmentation needed" (ICMP) about `offending`, a frame built here.
+    /// The error "packet too big" (`ICMPv6`) or "fragmentation needed" (ICMP) about `offending`, a frame built here.
     pub fn icmp_too_big(self, mtu: u16, offending: &[u8]) -> Self {
         let (kind, code) = if self.is_ipv6() { (2, 0) } else { (3, 4) };
         let [m0, m1] = mtu.to_be_bytes();
         self.icmp_error(kind, code, [0, 0, m0, m1], offending)
     }
 
-    /// Any ICMP or ICMPv6 error: it quotes what lies behind the Ethernet header and tags of `offending`, as much of it
+    /// Any ICMP or `ICMPv6` error: it quotes what lies behind the Ethernet header and tags of `offending`, as much of it
     /// as a router would (RFC 1812, section 4.3.2.3: 576 bytes in all; RFC 4443, section 2.4: 1280).
     pub fn icmp_error(mut self, kind: u8, code: u8, rest: [u8; 4], offending: &[u8]) -> Self {
         let room = if self.is_ipv6() { 1280 - 40 - 8 } else { 576 - 20 - 8 };
@@ -431,7 +431,7 @@ impl Packet {
         self.icmp(kind, code, rest)
     }
 
-    /// Any ICMP or ICMPv6 header: type, code and the four bytes behind the checksum.
+    /// Any ICMP or `ICMPv6` header: type, code and the four bytes behind the checksum.
     pub fn icmp(self, kind: u8, code: u8, rest: [u8; 4]) -> Self {
         let v6 = self.is_ipv6();
         self.push(Layer::Icmp(Icmp { v6, kind, code, rest }))

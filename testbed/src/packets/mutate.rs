@@ -45,7 +45,7 @@ impl Mutate for Vec<u8> {
     }
 }
 
-/// `length` bytes that look random and are the same for the same seed (SplitMix64).
+/// `length` bytes that look random and are the same for the same seed (`SplitMix64`).
 pub fn random_bytes(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed;
     std::iter::repeat_with(|| {

@@ -1,0 +1,218 @@
+//! The network and the traffic that a lab's program is shown with, one file a lab.
+
+mod lab01;
+mod signals;
+
+use std::{
+    any::Any,
+    ffi::OsString,
+    process::Child,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{End, process};
+
+/// A demo, by the lab that it is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Demo {
+    lab: &'static str,
+    set_up: fn() -> crate::Result<Stage>,
+}
+
+/// Every demo that there is.
+const DEMOS: [Demo; 1] = [Demo {
+    lab: "lab01",
+    set_up: lab01::set_up,
+}];
+
+impl Demo {
+    /// The demo for a lab, by its number (`lab01`) or its full name (`lab01-count-packets`).
+    pub fn find(lab: &str) -> Result<Self, String> {
+        DEMOS
+            .into_iter()
+            .find(|demo| lab.split('-').next() == Some(demo.lab))
+            .ok_or_else(|| format!("there is a demo for {}", DEMOS.map(|demo| demo.lab).join(", ")))
+    }
+}
+
+/// What the hosts of a demo send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// Without end, at rates that differ.
+    Lively,
+    /// A fixed number of each kind, once.
+    Fixed,
+}
+
+/// The hosts of a demo, set up.
+pub(crate) struct Stage {
+    /// Where the program runs.
+    server: End,
+    /// What a newcomer is to know of it, in a few short lines.
+    introduction: String,
+    acts: Vec<Act>,
+    /// What else has to live as long: switches, servers.
+    _keep: Box<dyn Any + Send>,
+}
+
+/// One thing that one host does over and over.
+pub(crate) struct Act {
+    /// How often a second, in lively traffic.
+    per_second: u32,
+    /// How often in fixed traffic.
+    times: u32,
+    /// Does it once; a failure is what programs under test may cause, and no reason to stop.
+    perform: Box<dyn FnMut() -> crate::Result<()> + Send>,
+}
+
+/// How long a program may take until it has attached.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Sets the stage, runs the program on it, and returns its exit status.
+pub fn run(demo: Demo, traffic: Traffic, program: &[OsString]) -> Result<u8> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "the demo's hosts need root: use `cargo xtask run {}`, or sudo",
+            demo.lab
+        );
+    }
+    let signals = signals::block().context("signals cannot be blocked")?;
+    let mut stage = (demo.set_up)().context("the demo's hosts cannot be made")?;
+    eprintln!("{}", stage.introduction);
+
+    let mut child = stage.start(program)?;
+    signals::forward_to(signals, process::pid(&child));
+    let stop = Arc::new(AtomicBool::new(false));
+    let traffic = thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            stage.play(traffic, &stop);
+            // The hosts are to stay until the program has ended.
+            stage
+        }
+    });
+    let status = child.wait().context("waiting for the program")?;
+    stop.store(true, Ordering::Relaxed);
+    if traffic.join().is_err() {
+        bail!("the demo's traffic has failed");
+    }
+    Ok(process::shell_status(status))
+}
+
+impl Stage {
+    fn start(&self, program: &[OsString]) -> Result<Child> {
+        let Some((program, args)) = program.split_first() else {
+            bail!("no program was named");
+        };
+        let mut command = self.server.host.command(program);
+        command.args(args);
+        if !names_an_interface(args) {
+            command.args(["--iface", &self.server.interface]);
+        }
+        signals::unblock_in(&mut command);
+        Ok(process::spawn(command)?)
+    }
+
+    fn play(&mut self, traffic: Traffic, stop: &Arc<AtomicBool>) {
+        if !self.wait_for_program(stop) {
+            return;
+        }
+        match traffic {
+            Traffic::Lively => self.play_until(stop),
+            Traffic::Fixed => self.play_once(stop),
+        }
+    }
+
+    /// Whether the program has attached, and not ended before it could.
+    fn wait_for_program(&self, stop: &AtomicBool) -> bool {
+        let start = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            if self.server.has_xdp().unwrap_or(false) {
+                return true;
+            }
+            if start.elapsed() > PATIENCE {
+                // Let it be seen what it does without having attached.
+                return true;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+
+    fn play_until(&mut self, stop: &Arc<AtomicBool>) {
+        thread::scope(|scope| {
+            for act in &mut self.acts {
+                scope.spawn(move || {
+                    let pause = Duration::from_secs(1) / act.per_second.max(1);
+                    let mut due = Instant::now();
+                    while !stop.load(Ordering::Relaxed) {
+                        let _ = (act.perform)();
+                        due += pause;
+                        sleep_until(due, stop);
+                    }
+                });
+            }
+        });
+    }
+
+    fn play_once(&mut self, stop: &AtomicBool) {
+        for act in &mut self.acts {
+            for _ in 0..act.times {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let _ = (act.perform)();
+            }
+        }
+    }
+}
+
+/// Sleeps in short naps, so that the end is not waited for.
+fn sleep_until(due: Instant, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let left = due.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        thread::sleep(left.min(Duration::from_millis(100)));
+    }
+}
+
+fn names_an_interface(args: &[OsString]) -> bool {
+    args.iter().filter_map(|arg| arg.to_str()).any(|arg| {
+        arg == "--iface"
+            || arg.starts_with("--iface=")
+            || arg == "-i"
+            || (arg.starts_with("-i") && !arg.starts_with("--"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demo_is_found_by_the_number_and_by_the_name_of_its_lab() {
+        assert!(Demo::find("lab01").is_ok());
+        assert!(Demo::find("lab01-count-packets").is_ok());
+        assert_eq!(Demo::find("lab1").unwrap_err(), "there is a demo for lab01");
+    }
+
+    #[test]
+    fn an_interface_among_the_arguments_is_recognised() {
+        let names = |args: &[&str]| names_an_interface(&args.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(names(&["--iface", "eth1"]));
+        assert!(names(&["--json", "--iface=eth1"]));
+        assert!(names(&["-i", "eth1"]));
+        assert!(names(&["-ieth1"]));
+        assert!(!names(&["--interval", "2s"]));
+        assert!(!names(&[]));
+    }
+}

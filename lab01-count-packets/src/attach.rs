@@ -3,13 +3,13 @@
 use std::{fmt, io};
 
 use aya::programs::{
-    ProgramError, Xdp, XdpError, loaded_programs,
+    ProgramError, Xdp, XdpError, loaded_links, loaded_programs,
     xdp::{XdpLinkId, XdpMode as Mode},
 };
 use clap::ValueEnum;
 use thiserror::Error;
 
-use crate::interface::Interface;
+use crate::interface::{Interface, XdpOnInterface};
 
 /// How an XDP program is to be attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -40,20 +40,20 @@ impl fmt::Display for XdpMode {
 pub enum AttachError {
     /// Another program is there, and only one can be.
     #[error(
-        "{interface} already carries the XDP program {program} (id {id}, {mode}), which is left alone; stop what \
-         attached it, or remove it: `ip link set dev {interface} {keyword} off`"
+        "{interface} already carries {program} (id {id}, {mode}), which is left alone; stop what attached it, or remove \
+         it: `{removal}`"
     )]
     Occupied {
         /// The interface.
         interface: String,
-        /// The name of the program that is there.
+        /// The program that is there, by name if that is known.
         program: String,
         /// Its id.
         id: u32,
         /// Its mode.
         mode: &'static str,
-        /// The mode, as `ip link` calls it.
-        keyword: &'static str,
+        /// The command that removes it.
+        removal: String,
     },
     /// The driver, the card or the kernel refused.
     #[error("{interface} cannot run XDP programs in {mode} mode: {cause}; {mend}")]
@@ -125,15 +125,13 @@ async fn explain(interface: &Interface, mode: XdpMode, error: ProgramError) -> A
     if let Ok(Some(other)) = interface.xdp().await {
         return AttachError::Occupied {
             interface: name,
-            program: program_name(other.program_id),
+            program: match program_name(other.program_id) {
+                Some(program) => format!("the XDP program {program}"),
+                None => "another XDP program".into(),
+            },
             id: other.program_id,
             mode: other.mode,
-            keyword: match other.mode {
-                "native" => "xdpdrv",
-                "generic" => "xdpgeneric",
-                "offload" => "xdpoffload",
-                _ => "xdp",
-            },
+            removal: removal(interface, &other),
         };
     }
     let (cause, mend) = match errno(&error) {
@@ -151,6 +149,24 @@ async fn explain(interface: &Interface, mode: XdpMode, error: ProgramError) -> A
         cause,
         mend,
     }
+}
+
+/// The command that removes `other` from the interface.
+fn removal(interface: &Interface, other: &XdpOnInterface) -> String {
+    // `ip link` cannot remove what a link holds. To see links is CAP_SYS_ADMIN's; without it, no link is found.
+    let link = loaded_links()
+        .filter_map(Result::ok)
+        .find(|link| link.program_id() == other.program_id);
+    if let Some(link) = link {
+        return format!("bpftool link detach id {}", link.id());
+    }
+    let keyword = match other.mode {
+        "native" => "xdpdrv",
+        "generic" => "xdpgeneric",
+        "offload" => "xdpoffload",
+        _ => "xdp",
+    };
+    format!("ip link set dev {} {keyword} off", interface.name)
 }
 
 fn mend_for(mode: XdpMode) -> &'static str {
@@ -179,12 +195,12 @@ fn io_error(error: &ProgramError) -> Option<&io::Error> {
     }
 }
 
-/// The name of the loaded program with this id, as far as the kernel keeps it (15 characters); empty names are `?`.
-pub fn program_name(id: u32) -> String {
+/// The name of the loaded program with this id, as far as the kernel keeps it (15 characters). `None` if it has none,
+/// or if the process may not know: to see others' programs is `CAP_SYS_ADMIN`'s.
+pub fn program_name(id: u32) -> Option<String> {
     loaded_programs()
         .filter_map(Result::ok)
         .find(|program| program.id() == id)
         .and_then(|program| program.name_as_str().map(str::to_owned))
         .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "?".into())
 }

@@ -1,8 +1,9 @@
 //! Network interfaces of the namespace that the process is in, and the XDP program that an interface carries.
 
-use std::{ffi::CString, io};
+use std::{ffi::CString, io, time::Duration};
 
 use futures_util::TryStreamExt as _;
+use nix::net::if_::InterfaceFlags;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp, XdpAttached};
 use thiserror::Error;
 
@@ -53,6 +54,33 @@ impl Interface {
     /// Whether it is still there, under its name and with the same index.
     pub fn is_present(&self) -> bool {
         index_of(&self.name) == Some(self.index)
+    }
+
+    /// Waits until it is no longer [present](Self::is_present), which is noticed within half a second.
+    pub async fn gone(&self) {
+        while self.is_present() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Whether it is set up (`ip link set up`); an interface that has gone is not.
+    pub fn is_up(&self) -> bool {
+        let Ok(addresses) = nix::ifaddrs::getifaddrs() else {
+            return false;
+        };
+        // Every interface is listed at least once, with its link-layer address.
+        let mut addresses = addresses.filter(|address| address.interface_name == self.name);
+        addresses.any(|address| address.flags.contains(InterfaceFlags::IFF_UP))
+    }
+
+    /// Says so in the log if it is down, and a newcomer would wait for packets in vain.
+    pub fn warn_if_down(&self) {
+        if !self.is_up() {
+            log::warn!(
+                "{0} is down: no packet arrives before it is set up: `ip link set dev {0} up`",
+                self.name
+            );
+        }
     }
 
     /// The XDP program that it carries, if any.

@@ -5,13 +5,14 @@
 //! - [`attach`] attaches an XDP program, native first,
 //! - [`counts`] reads lab01's maps,
 //! - [`report`] makes reports of them; [`output`], [`text`] and [`screen`] show reports, [`logging`] shows log lines,
-//! - [`schedule`] says when reports are due, and [`signals`] that a program shall end.
+//! - [`schedule`] says when reports are due, [`signals`] that a program shall end, and [`outcome`] how it ended.
 
 pub mod attach;
 pub mod counts;
 pub mod interface;
 pub mod load;
 pub mod logging;
+pub mod outcome;
 pub mod output;
 pub mod report;
 pub mod schedule;

@@ -22,6 +22,12 @@ pub enum LoadError {
         /// The capabilities that are not there, by name.
         missing: String,
     },
+    /// The capabilities are there, but in a user namespace only, and bpf(2) wants them in the initial one.
+    #[error(
+        "not allowed to load eBPF programs: the process is root in a user namespace only (a rootless container?); run it \
+         outside of that"
+    )]
+    UserNamespace,
     /// The kernel has no `bpf(2)`, or a map or program type that is too new for it.
     #[error(
         "the kernel ({release}) does not know what {what} needs; Linux 5.10 or later with CONFIG_BPF_SYSCALL is \
@@ -142,7 +148,11 @@ pub fn require_privileges() -> Result<(), LoadError> {
         .map(|(_, name)| name)
         .collect();
     if missing.is_empty() {
-        return Ok(());
+        return if in_initial_user_namespace() {
+            Ok(())
+        } else {
+            Err(LoadError::UserNamespace)
+        };
     }
     let missing = match missing.as_slice() {
         [one] => format!("{one} is"),
@@ -155,6 +165,16 @@ fn effective_capabilities() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
+}
+
+/// Whether capabilities are worth what they say: user_namespaces(7). Where procfs cannot be read, yes.
+fn in_initial_user_namespace() -> bool {
+    fs::read_to_string("/proc/self/uid_map").map_or(true, |map| is_identity(&map))
+}
+
+/// Whether a uid_map maps every user to itself, as that of the initial user namespace does.
+fn is_identity(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// Turns aya's error into one that names cause and mend.

@@ -10,10 +10,10 @@ use lab01_count_packets::{
     attach::{XdpMode, attach_xdp},
     counts::Counts,
     interface::Interface,
-    load, logging,
+    load, logging, outcome,
     output::Output,
     report::Reporter,
-    schedule::{Due, Schedule},
+    schedule::{Due, Schedule, parse_duration, parse_interval},
 };
 
 /// Counts the packets that arrive at an interface, by source address and by protocol, and lets all of them pass.
@@ -54,35 +54,10 @@ struct Options {
     json: bool,
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let duration =
-        humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 500ms, 2s or 1m"))?;
-    if duration.is_zero() {
-        Err("it must be more than nothing".into())
-    } else {
-        Ok(duration)
-    }
-}
-
-fn parse_interval(text: &str) -> Result<Duration, String> {
-    let interval = parse_duration(text)?;
-    if interval < Duration::from_millis(100) {
-        Err("the shortest interval is 100ms".into())
-    } else {
-        Ok(interval)
-    }
-}
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    match run(&options).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    outcome::exit_code(run(&options).await)
 }
 
 // ANCHOR: run
@@ -104,6 +79,7 @@ async fn run(options: &Options) -> Result<()> {
         .load()
         .map_err(|error| load::explain_program("count_packets", error))?;
     let attached = attach_xdp(program, &interface, options.xdp_mode).await?;
+    interface.warn_if_down();
 
     let mut reporter = Reporter::new(&interface.name, &attached.mode.to_string(), options.top);
     report_until_stopped(options, &interface, &counts, &mut reporter, &mut output).await
@@ -120,19 +96,22 @@ async fn report_until_stopped(
 ) -> Result<()> {
     let mut schedule = Schedule::start(options.interval, options.duration);
     loop {
-        let due = schedule.next().await.context("signals cannot be caught")?;
+        let due = tokio::select! {
+            due = schedule.next() => Some(due.context("signals cannot be caught")?),
+            () = interface.gone() => None,
+        };
         let report = reporter.report(counts.snapshot()?, schedule.elapsed());
         output
             .show(&report)
             .context("the report cannot be written to standard output")?;
-        if due == Due::LastReport {
-            return Ok(());
-        }
-        if !interface.is_present() {
-            bail!(
-                "{} has gone: it was removed or renamed, and the program with it",
+        match due {
+            Some(Due::Report) => {}
+            Some(Due::LastReport) => return Ok(()),
+            None => bail!(
+                "{} has gone: it was removed, renamed or moved, and nothing is counted any more; start again with an \
+                 interface that is there",
                 interface.name
-            );
+            ),
         }
     }
 }

@@ -2,10 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use lab01_count_packets_common::{
-    counter::{Counter, Protocol},
-    headers::Malformed,
-};
+use lab01_count_packets_common::counter::{Counter, Protocol};
 use serde::Serialize;
 
 use crate::{
@@ -61,7 +58,7 @@ pub struct ProtocolLine {
 /// What was refused for one reason.
 #[derive(Clone, Debug, Serialize)]
 pub struct MalformedLine {
-    /// The reason: [`Malformed::name`].
+    /// The reason: [`Malformed::name`](lab01_count_packets_common::headers::Malformed::name).
     pub reason: &'static str,
     /// How much.
     #[serde(flatten)]

@@ -31,7 +31,8 @@ impl Schedule {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             start,
-            end: duration.map(|duration| start + duration),
+            // A time further away than the clock can tell never comes.
+            end: duration.and_then(|duration| start.checked_add(duration)),
             ticks,
             stop: Box::pin(asked_to_stop()),
         }
@@ -57,5 +58,28 @@ impl Schedule {
             () = end => Ok(Due::LastReport),
             _ = self.ticks.tick() => Ok(Due::Report),
         }
+    }
+}
+
+/// A time from the command line: not nothing.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 500ms, 2s or 1m"))?;
+    if duration.is_zero() {
+        Err("it must be more than nothing".into())
+    } else {
+        Ok(duration)
+    }
+}
+
+/// A time between two reports from the command line: neither a strain nor for ever.
+pub fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text)?;
+    if interval < Duration::from_millis(100) {
+        Err("the shortest interval is 100ms".into())
+    } else if interval > Duration::from_hours(24) {
+        Err("the longest interval is 1day".into())
+    } else {
+        Ok(interval)
     }
 }

@@ -1,2 +1,19 @@
-//! lab02
+//! lab02's loader as a library: what later labs reuse.
+//!
+//! - [`value`] reads prefixes, ports, rates and MAC addresses as people write them,
+//! - [`list`] reads files of prefixes, [`watch`] says when one has changed,
+//! - [`policy`] is what the firewall shall do, [`tables`] brings it into the kernel whole,
+//! - [`mapped`] maps an array into memory, [`barrier`] waits for running programs,
+//! - [`statistics`] reads the counters and reports them.
+
+pub mod barrier;
+pub mod list;
+pub mod mapped;
+pub mod policy;
+pub mod statistics;
+pub mod tables;
+pub mod value;
+pub mod watch;
+
+/// lab02's eBPF object, as `build.rs` compiled it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab02-xdp-firewall"));

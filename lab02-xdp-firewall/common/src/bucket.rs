@@ -30,20 +30,28 @@ impl Limit {
     pub const fn new(rate: u64, burst: u64) -> Self {
         const SECOND_NS: u128 = 1_000_000_000;
         if rate == 0 {
-            return Self { token_ns_scaled: u64::MAX >> 24, burst_ns: 0 };
+            return Self {
+                token_ns_scaled: u64::MAX >> 24,
+                burst_ns: 0,
+            };
         }
         let token_ns_scaled = (SECOND_NS << Self::FRACTION_BITS) / rate as u128;
         let burst_ns = burst as u128 * SECOND_NS / rate as u128;
         Self {
             token_ns_scaled: token_ns_scaled as u64,
-            burst_ns: if burst_ns > u64::MAX as u128 / 4 { u64::MAX / 4 } else { burst_ns as u64 },
+            burst_ns: if burst_ns > u64::MAX as u128 / 4 {
+                u64::MAX / 4
+            } else {
+                burst_ns as u64
+            },
         }
     }
 
-    /// How long `tokens` take to come, in nanoseconds. `tokens` is a length in bytes or 1, so it does not overflow.
+    /// How long `tokens` take to come, in nanoseconds, rounded to the nearest. `tokens` is a length in bytes or 1, so it does not overflow.
     #[inline(always)]
     pub const fn cost_ns(&self, tokens: u64) -> u64 {
-        tokens.wrapping_mul(self.token_ns_scaled) >> Self::FRACTION_BITS
+        let half = 1 << (Self::FRACTION_BITS - 1);
+        (tokens.wrapping_mul(self.token_ns_scaled) + half) >> Self::FRACTION_BITS
     }
 }
 
@@ -56,7 +64,11 @@ impl Bucket {
     #[inline(always)]
     pub fn take(&mut self, now_ns: u64, cost_ns: u64, burst_ns: u64) -> bool {
         // ANCHOR: take
-        let full_at_ns = if self.full_at_ns > now_ns { self.full_at_ns } else { now_ns };
+        let full_at_ns = if self.full_at_ns > now_ns {
+            self.full_at_ns
+        } else {
+            now_ns
+        };
         let full_again_ns = full_at_ns + cost_ns;
         if full_again_ns - now_ns > burst_ns {
             return false;

@@ -88,7 +88,11 @@ impl Reason {
     /// What becomes of a frame for this reason.
     #[inline(always)]
     pub const fn verdict(self) -> Verdict {
-        if (self as u32) < Self::Malformed as u32 { Verdict::Pass } else { Verdict::Drop }
+        if (self as u32) < Self::Malformed as u32 {
+            Verdict::Pass
+        } else {
+            Verdict::Drop
+        }
     }
 
     /// A name for people and for JSON, in kebab case.
@@ -356,7 +360,11 @@ impl Inspection {
         if config.drop_by_default == 0 {
             return Reason::PassedByDefault;
         }
-        if self.is_neighbour_discovery() { Reason::NeighbourDiscovery } else { Reason::DroppedByDefault }
+        if self.is_neighbour_discovery() {
+            Reason::NeighbourDiscovery
+        } else {
+            Reason::DroppedByDefault
+        }
     }
     // ANCHOR_END: judge
 
@@ -382,7 +390,11 @@ impl Inspection {
             destination: self.headers.destination,
             id: self.upper.fragment_id,
             ip_version: self.headers.ip_version,
-            protocol: if self.headers.ip_version == 4 { self.upper.protocol } else { 0 },
+            protocol: if self.headers.ip_version == 4 {
+                self.upper.protocol
+            } else {
+                0
+            },
             padding: [0; 2],
         }
     }
@@ -420,7 +432,11 @@ impl Inspection {
         {
             return PortVerdict::BlockSource;
         }
-        if to & ports::bit(Use::AllowDestination, class) == 0 { PortVerdict::None } else { PortVerdict::Allow }
+        if to & ports::bit(Use::AllowDestination, class) == 0 {
+            PortVerdict::None
+        } else {
+            PortVerdict::Allow
+        }
     }
 
     #[inline(always)]
@@ -431,14 +447,23 @@ impl Inspection {
 
     #[inline(always)]
     fn exceeds_limit<T: Tables>(&mut self, tables: &T, config: &Config) -> bool {
-        let Headers { payload_offset, network_offset, payload_len, .. } = self.headers;
+        let Headers {
+            payload_offset,
+            network_offset,
+            payload_len,
+            ..
+        } = self.headers;
         let tokens = match config.limits {
             Config::BYTES => (payload_offset - network_offset) as u64 + u64::from(payload_len),
             _ => 1,
         };
         self.lookups += 1;
         let cost_ns = config.limit.cost_ns(tokens);
-        !tables.take_tokens(source_hash(&self.headers, config.bucket_key), cost_ns, config.limit.burst_ns)
+        !tables.take_tokens(
+            source_hash(&self.headers, config.bucket_key),
+            cost_ns,
+            config.limit.burst_ns,
+        )
     }
 
     #[inline(always)]
@@ -464,7 +489,9 @@ pub fn source_hash(headers: &Headers, key: [u64; 2]) -> u32 {
     let source = u64::from_ne_bytes([a, b, c, d, e, f, g, h]) ^ u64::from(headers.ip_version) << 61;
     let [first, second] = key;
     let mut hash = (source ^ first).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    hash = (hash ^ hash >> 32).wrapping_add(second).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    hash = (hash ^ hash >> 32)
+        .wrapping_add(second)
+        .wrapping_mul(0xd6e8_feb8_6659_fd93);
     (hash >> 32) as u32
 }
 

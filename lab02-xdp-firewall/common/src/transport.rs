@@ -237,7 +237,12 @@ pub struct Upper {
 
 impl Upper {
     /// Behind nothing.
-    pub const EMPTY: Self = Self { protocol: 0, part: Part::Whole, fragment_id: 0, offset: 0 };
+    pub const EMPTY: Self = Self {
+        protocol: 0,
+        part: Part::Whole,
+        fragment_id: 0,
+        offset: 0,
+    };
 
     /// Looks behind `headers`, which were read from the same `packet`.
     #[inline(always)]
@@ -281,13 +286,24 @@ fn behind_ipv4<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Result<Uppe
     let offset_in_bytes = u32::from(headers.fragment & IPV4_FRAGMENT_OFFSET) * 8;
     let more = headers.fragment & IPV4_MORE_FRAGMENTS != 0;
     let part = part_of(headers.protocol, offset_in_bytes, more, u32::from(headers.payload_len))?;
-    let fragment_id = if part == Part::Whole { 0 } else { ipv4_identification(packet, headers) };
-    Ok(Upper { protocol: headers.protocol, offset: headers.payload_offset, part, fragment_id })
+    let fragment_id = if part == Part::Whole {
+        0
+    } else {
+        ipv4_identification(packet, headers)
+    };
+    Ok(Upper {
+        protocol: headers.protocol,
+        offset: headers.payload_offset,
+        part,
+        fragment_id,
+    })
 }
 
 #[inline(always)]
 fn ipv4_identification<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> u32 {
-    packet.read::<[u8; 2]>(headers.network_offset + 4).map_or(0, |id| u32::from(u16::from_be_bytes(id)))
+    packet
+        .read::<[u8; 2]>(headers.network_offset + 4)
+        .map_or(0, |id| u32::from(u16::from_be_bytes(id)))
 }
 
 /// By protocol number: how many bytes an extension header grows by with each unit of its length field, beyond the eight
@@ -346,14 +362,24 @@ fn behind_extensions<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Resul
         }
     }
     let Some(fragment) = fragment else {
-        return Ok(Upper { protocol, offset, part: Part::Whole, fragment_id: 0 });
+        return Ok(Upper {
+            protocol,
+            offset,
+            part: Part::Whole,
+            fragment_id: 0,
+        });
     };
     // ANCHOR_END: extensions
     let [_, _, _, flags, id @ ..] = fragment;
     let more = u16::from(flags) & IPV6_MORE_FRAGMENTS != 0;
     let len = headers.payload_end().saturating_sub(offset) as u32;
     let part = part_of(protocol, fragment_offset(fragment), more, len)?;
-    Ok(Upper { protocol, offset, part, fragment_id: u32::from_be_bytes(id) })
+    Ok(Upper {
+        protocol,
+        offset,
+        part,
+        fragment_id: u32::from_be_bytes(id),
+    })
 }
 
 /// The offset in a fragment header, in bytes.
@@ -391,7 +417,9 @@ fn read_header<P: Packet + ?Sized>(packet: &P, headers: &Headers, upper: &Upper)
                 return Err(Malformed::TcpDataOffset);
             }
             // Options may end behind a first fragment: only what is whole can be held against its data offset.
-            if upper.part == Part::Whole && (upper.offset + data_offset > end || !packet.holds(upper.offset + data_offset)) {
+            if upper.part == Part::Whole
+                && (upper.offset + data_offset > end || !packet.holds(upper.offset + data_offset))
+            {
                 return Err(Malformed::TcpTruncated);
             }
             transport.tcp_flags = header[13];

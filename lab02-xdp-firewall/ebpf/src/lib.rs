@@ -47,7 +47,9 @@ pub fn take_tokens<const N: usize>(
     // SAFETY: the value lies in the map for as long as the map does, and the lock is held while it is read and written.
     unsafe {
         lock(&raw mut (*shared).lock as *mut _);
-        let mut bucket = Bucket { full_at_ns: (*shared).full_at_ns };
+        let mut bucket = Bucket {
+            full_at_ns: (*shared).full_at_ns,
+        };
         let taken = bucket.take(now_ns, cost_ns, burst_ns);
         (*shared).full_at_ns = bucket.full_at_ns;
         unlock(&raw mut (*shared).lock as *mut _);

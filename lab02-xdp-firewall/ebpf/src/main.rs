@@ -43,7 +43,7 @@ static BUCKETS_V6: Array<BucketV6, 1024, MMAPABLE> = Array::new();
 
 /// A word of uses for each port, one table behind the other.
 #[btf_map]
-static PORTS: Array<u32, { SLOTS as usize * 65_536 }, MMAPABLE> = Array::new();
+static PORTS: Array<u64, { SLOTS as usize * 65_536 }, MMAPABLE> = Array::new();
 
 #[btf_map]
 static BLOCKED_MACS: HashMap<[u8; 6], u8, 4096> = HashMap::new();
@@ -133,8 +133,22 @@ fn account(ctx: &XdpContext, inspection: &Inspection, bytes: u64) -> u32 {
         return xdp_action::XDP_PASS;
     }
     if count & (LOG_EVERY - 1) == 1 {
-        let detail = malformed.map_or("", Malformed::name);
-        info!(ctx, "dropped: {} {}, {} bytes; number {} on this CPU", reason.name(), detail, bytes, count);
+        match malformed {
+            Some(malformed) => info!(
+                ctx,
+                "dropped (malformed: {}): {} bytes, no. {} on this CPU",
+                malformed.name(),
+                bytes,
+                count
+            ),
+            None => info!(
+                ctx,
+                "dropped ({}): {} bytes, no. {} on this CPU",
+                reason.name(),
+                bytes,
+                count
+            ),
+        }
     }
     xdp_action::XDP_DROP
 }
@@ -172,14 +186,20 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn port_word(&self, index: u32) -> Option<u32> {
-        PORTS.get(index).copied()
+        PORTS.get(index).map(|word| *word as u32)
     }
 
     #[inline(always)]
     fn take_tokens(&self, source_hash: u32, cost_ns: u64, burst_ns: u64) -> bool {
         // SAFETY: a helper without arguments.
         let now_ns = unsafe { bpf_ktime_get_ns() };
-        take_tokens(&BUCKETS_BY_SOURCE, source_hash % BUCKETS as u32, now_ns, cost_ns, burst_ns)
+        take_tokens(
+            &BUCKETS_BY_SOURCE,
+            source_hash % BUCKETS as u32,
+            now_ns,
+            cost_ns,
+            burst_ns,
+        )
     }
 
     #[inline(always)]
@@ -191,7 +211,11 @@ impl Tables for Maps {
         if age_ns > REASSEMBLY_NS {
             return None;
         }
-        Some(if first.dropped == 0 { Verdict::Pass } else { Verdict::Drop })
+        Some(if first.dropped == 0 {
+            Verdict::Pass
+        } else {
+            Verdict::Drop
+        })
     }
 
     #[inline(always)]

@@ -6,7 +6,11 @@ use lab01_count_packets_common::headers::{Address, Headers};
 /// What etherparse makes of a frame, in the terms of the parser under test; `None` where it has no opinion.
 pub fn by_etherparse(frame: &[u8]) -> Option<Headers> {
     let packet = LaxPacketHeaders::from_ethernet(frame).ok()?;
-    let tags = packet.link_exts.iter().filter(|header| matches!(header, LinkExtHeader::Vlan(_))).count();
+    let tags = packet
+        .link_exts
+        .iter()
+        .filter(|header| matches!(header, LinkExtHeader::Vlan(_)))
+        .count();
     let behind_link = 14 + 4 * tags;
     let Some(net) = packet.net else { return None };
     let headers = match net {
@@ -48,7 +52,10 @@ pub fn assert_agreement(frame: &[u8]) {
     if headers.ip_version == 0 {
         return;
     }
-    assert!(headers.payload_offset + usize::from(headers.payload_len) <= frame.len(), "{headers:?}");
+    assert!(
+        headers.payload_offset + usize::from(headers.payload_len) <= frame.len(),
+        "{headers:?}"
+    );
     let mut expected = by_etherparse(frame).expect("what is accepted here is read there");
     if headers.ip_version == 4 {
         expected.fragment |= headers.fragment & 0x8000; // the reserved bit, which etherparse does not keep

@@ -30,7 +30,10 @@ impl Prefix {
 
     /// The prefix that holds `address` alone.
     pub fn single(address: IpAddr) -> Self {
-        Self { address, len: if address.is_ipv4() { 32 } else { 128 } }
+        Self {
+            address,
+            len: if address.is_ipv4() { 32 } else { 128 },
+        }
     }
 
     /// Its first address.
@@ -39,7 +42,10 @@ impl Prefix {
     }
 
     /// How many leading bits count.
-    #[expect(clippy::len_without_is_empty, reason = "it is the length of a prefix, which is never without addresses")]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "it is the length of a prefix, which is never without addresses"
+    )]
     pub fn len(&self) -> u8 {
         self.len
     }
@@ -181,9 +187,15 @@ struct Bound {
 fn bounds(intervals: &[(u128, u128)], highest: u128) -> Vec<Bound> {
     let mut bounds = Vec::with_capacity(intervals.len() * 2);
     for &(first, last) in intervals {
-        bounds.push(Bound { address: first, inside: true });
+        bounds.push(Bound {
+            address: first,
+            inside: true,
+        });
         if last < highest {
-            bounds.push(Bound { address: last + 1, inside: false });
+            bounds.push(Bound {
+                address: last + 1,
+                inside: false,
+            });
         }
     }
     bounds
@@ -205,13 +217,26 @@ fn add_tree<N: Node + Clone>(
     let mut firsts: Vec<u128> = bounds.chunks(per_node).map(|chunk| chunk[0].address).collect();
     let mut from_leaves = vec![level];
     while firsts.len() > 1 {
-        level = firsts.chunks(N::CHILDREN as usize).map(|children| inner(&children[1..])).collect();
-        firsts = firsts.chunks(N::CHILDREN as usize).map(|children| children[0]).collect();
+        level = firsts
+            .chunks(N::CHILDREN as usize)
+            .map(|children| inner(&children[1..]))
+            .collect();
+        firsts = firsts
+            .chunks(N::CHILDREN as usize)
+            .map(|children| children[0])
+            .collect();
         from_leaves.push(level);
     }
-    assert!(from_leaves.len() <= MAX_LEVELS, "{} bounds are more than a tree of {MAX_LEVELS} levels holds", bounds.len());
+    assert!(
+        from_leaves.len() <= MAX_LEVELS,
+        "{} bounds are more than a tree of {MAX_LEVELS} levels holds",
+        bounds.len()
+    );
     for (place, level) in tree.levels.iter_mut().zip(from_leaves.into_iter().rev()) {
-        *place = Level { first: nodes.len() as u32, nodes: level.len() as u32 };
+        *place = Level {
+            first: nodes.len() as u32,
+            nodes: level.len() as u32,
+        };
         nodes.extend(level);
     }
     tree
@@ -224,7 +249,10 @@ fn leaf_v4(bounds: &[Bound]) -> NodeV4 {
 }
 
 fn inner_v4(bounds: &[u128]) -> NodeV4 {
-    let mut node = NodeV4 { bounds: [u32::MAX; 15], inside: 0 };
+    let mut node = NodeV4 {
+        bounds: [u32::MAX; 15],
+        inside: 0,
+    };
     for (place, bound) in node.bounds.iter_mut().zip(bounds) {
         *place = *bound as u32;
     }
@@ -238,7 +266,11 @@ fn leaf_v6(bounds: &[Bound]) -> NodeV6 {
 }
 
 fn inner_v6(bounds: &[u128]) -> NodeV6 {
-    let mut node = NodeV6 { bounds: [key_v6(u128::MAX); 7], inside: 0, padding: 0 };
+    let mut node = NodeV6 {
+        bounds: [key_v6(u128::MAX); 7],
+        inside: 0,
+        padding: 0,
+    };
     for (place, bound) in node.bounds.iter_mut().zip(bounds) {
         *place = key_v6(*bound);
     }
@@ -257,7 +289,10 @@ fn inside_bits(bounds: &[Bound]) -> u64 {
 }
 
 fn key_v6(address: u128) -> KeyV6 {
-    KeyV6 { high: (address >> 64) as u64, low: address as u64 }
+    KeyV6 {
+        high: (address >> 64) as u64,
+        low: address as u64,
+    }
 }
 
 /// A bucket to be filled.
@@ -305,7 +340,13 @@ fn add_table<B: Bucket>(
     // Half full at most: then nearly every address is in its first bucket.
     let mut wanted = (addresses.len() * 2).div_ceil(B::PLACES).next_power_of_two();
     loop {
-        let mut exact = Exact { seed, first: buckets.len() as u32, mask: wanted as u32 - 1, probes: 0, padding: 0 };
+        let mut exact = Exact {
+            seed,
+            first: buckets.len() as u32,
+            mask: wanted as u32 - 1,
+            probes: 0,
+            padding: 0,
+        };
         if let Some(filled) = fill::<B>(&mut exact, addresses, &home) {
             buckets.extend(filled);
             return exact;

@@ -47,7 +47,34 @@ pub trait Arrays {
     fn bucket_v6(&self, index: u32) -> Option<&BucketV6>;
 }
 
+/// Where in the arrays the content of a slot begins: indices of its first nodes and buckets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// In the array of IPv4 nodes.
+    pub node_v4: u32,
+    /// In the array of IPv6 nodes.
+    pub node_v6: u32,
+    /// In the array of IPv4 buckets.
+    pub bucket_v4: u32,
+    /// In the array of IPv6 buckets.
+    pub bucket_v6: u32,
+}
+
 impl PrefixSet {
+    /// The same set, with its content moved from the arrays' beginning to `origin`.
+    #[must_use]
+    pub fn moved_to(mut self, origin: Origin) -> Self {
+        for level in &mut self.tree_v4.levels {
+            level.first += origin.node_v4;
+        }
+        for level in &mut self.tree_v6.levels {
+            level.first += origin.node_v6;
+        }
+        self.exact_v4.first += origin.bucket_v4;
+        self.exact_v6.first += origin.bucket_v6;
+        self
+    }
+
     /// Whether it holds no IPv4 prefix.
     #[inline(always)]
     pub fn is_empty_v4(&self) -> bool {

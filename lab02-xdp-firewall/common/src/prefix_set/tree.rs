@@ -132,7 +132,11 @@ impl KeyV6 {
     #[inline(always)]
     fn is_below(self, other: Self) -> u64 {
         let borrow = borrow_out(self.low, other.low, self.low.wrapping_sub(other.low));
-        borrow_out(self.high, other.high, self.high.wrapping_sub(other.high).wrapping_sub(borrow))
+        borrow_out(
+            self.high,
+            other.high,
+            self.high.wrapping_sub(other.high).wrapping_sub(borrow),
+        )
     }
 }
 

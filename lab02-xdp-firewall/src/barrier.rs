@@ -1,0 +1,67 @@
+//! Waits until every program that runs now has ended.
+//!
+//! A program that began before the active slot was changed may still be reading the old one. The kernel offers no call
+//! that just waits for it, but updating a map of maps does (`maybe_wait_bpf_programs` in `kernel/bpf/syscall.c`): it
+//! returns after an RCU grace period, which all programs that ran at its beginning have left.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
+
+/// A map of maps that is there to be updated.
+pub struct Barrier {
+    outer: OwnedFd,
+    inner: OwnedFd,
+}
+
+impl Barrier {
+    /// Makes the two small maps.
+    pub fn new() -> io::Result<Self> {
+        let inner = create_map(bpf_map_type::BPF_MAP_TYPE_ARRAY, None)?;
+        let outer = create_map(bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS, Some(&inner))?;
+        Ok(Self { outer, inner })
+    }
+
+    /// Returns once every program that was running when it was called has ended. Takes some milliseconds.
+    pub fn wait(&self) -> io::Result<()> {
+        let key = 0u32;
+        let value = self.inner.as_raw_fd();
+        // SAFETY: all zeroes are a valid `bpf_attr`.
+        let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
+        // SAFETY: for this command the kernel reads this member of the union.
+        let element = unsafe { &mut attributes.__bindgen_anon_2 };
+        element.map_fd = self.outer.as_raw_fd() as u32;
+        element.key = (&raw const key) as u64;
+        element.__bindgen_anon_1.value = (&raw const value) as u64;
+        bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes)?;
+        Ok(())
+    }
+}
+
+fn create_map(map_type: bpf_map_type, inner: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+    // SAFETY: all zeroes are a valid `bpf_attr`.
+    let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: for this command the kernel reads this member of the union.
+    let create = unsafe { &mut attributes.__bindgen_anon_1 };
+    create.map_type = map_type as u32;
+    create.key_size = 4;
+    create.value_size = 4;
+    create.max_entries = 1;
+    create.inner_map_fd = inner.map_or(0, |inner| inner.as_raw_fd() as u32);
+    let fd = bpf(bpf_cmd::BPF_MAP_CREATE, &mut attributes)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: the attributes live through the call, and their pointers are to locals of the callers.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, attributes, size_of::<bpf_attr>()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result as i32)
+    }
+}

@@ -2,7 +2,7 @@
 
 mod checks;
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode};
 
 use self::checks::{Check, Verdict};
 use crate::{
@@ -39,6 +39,7 @@ fn render(checks: &[Check], style: Style) -> String {
         .max()
         .unwrap_or(0);
     let mut text = String::new();
+    // Writing to a string cannot fail.
     for check in checks {
         let subject = format!("{:width$}", check.subject);
         let (mark, found) = match &check.verdict {
@@ -46,9 +47,9 @@ fn render(checks: &[Check], style: Style) -> String {
             Verdict::Missing { found, .. } => (style.red("✗"), style.red(found)),
             Verdict::Open(why) => (style.dim("–"), style.dim(why)),
         };
-        text.push_str(&format!("{mark} {subject}  {found}\n"));
+        writeln!(text, "{mark} {subject}  {found}").ok();
         if let Verdict::Missing { mend, .. } = &check.verdict {
-            text.push_str(&format!("  {:width$}  mend: {mend}\n", ""));
+            writeln!(text, "  {:width$}  mend: {mend}", "").ok();
         }
     }
     text.push('\n');
@@ -56,7 +57,7 @@ fn render(checks: &[Check], style: Style) -> String {
     if missing.is_empty() {
         text.push_str("All that the labs need is there.\n");
     } else {
-        text.push_str(&format!("To be mended: {}.\n", missing.join(", ")));
+        writeln!(text, "To be mended: {}.", missing.join(", ")).ok();
     }
     text
 }

@@ -11,6 +11,10 @@ use crate::{
 
 /// Facts about a machine. What could not be read is `None`.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts are what they are; none excludes another"
+)]
 pub struct Facts {
     /// The Rust toolchain.
     pub toolchain: Option<Toolchain>,

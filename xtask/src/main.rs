@@ -6,9 +6,12 @@
 mod bench;
 mod book;
 mod cargo;
+mod ci;
 mod doctor;
 mod exercises;
 mod facts;
+mod fuzz;
+mod inspect;
 mod interrupt;
 mod labs;
 mod machine;
@@ -56,8 +59,14 @@ enum Command {
     Test(test::Options),
     /// Measure a lab.
     Bench(bench::Options),
+    /// Show a lab's eBPF object: sections, maps, programs, and what the verifier says of them.
+    Inspect(inspect::Options),
     /// Build the guide and check what it says: listings, links, console output.
     Book(book::Options),
+    /// Fuzz what parses input from outside.
+    Fuzz(fuzz::Options),
+    /// Run the checks beyond the tests: formatting, lints, documentation, fuzzing.
+    Ci(ci::Options),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +89,9 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run(options) => run::run(&workspace, &options),
         Command::Test(options) => test::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options),
+        Command::Inspect(options) => inspect::run(&workspace, &options),
         Command::Book(options) => book::run(&workspace, &options, &CommandLine::command()),
+        Command::Fuzz(options) => fuzz::run(&workspace, &options),
+        Command::Ci(options) => ci::run(&workspace, &options),
     }
 }

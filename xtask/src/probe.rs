@@ -16,7 +16,7 @@ const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
 
-/// Where the qdisc `clsact` hangs, its handle, and its ingress side (linux/pkt_sched.h).
+/// Where the qdisc `clsact` hangs, its handle, and its ingress side (`linux/pkt_sched.h`).
 const TC_H_CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 const CLSACT_INGRESS: u32 = 0xffff_fff2;
@@ -28,7 +28,7 @@ const LOOPBACK_INDEX: i32 = 1;
 /// Tries; `None` if we may not, or the answer says neither yes nor no.
 pub fn probe(what: Probe) -> Option<bool> {
     match what {
-        Probe::BpfSyscall => bpf_syscall(),
+        Probe::BpfSyscall => Some(has_bpf_syscall()),
         Probe::CgroupBpf => cgroup_bpf(),
         Probe::XdpSockets => xdp_sockets(),
         Probe::SchIngress => in_own_network(sch_ingress),
@@ -36,33 +36,32 @@ pub fn probe(what: Probe) -> Option<bool> {
     }
 }
 
-fn bpf_syscall() -> Option<bool> {
+fn has_bpf_syscall() -> bool {
     // The first fields of `union bpf_attr` for BPF_MAP_CREATE: type, key and value size in bytes, entries.
     let map = [BPF_MAP_TYPE_ARRAY, 4, 4, 1];
-    match bpf(BPF_MAP_CREATE, &map) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Some(false),
-        // Also where it is refused: it is there.
-        _ => Some(true),
-    }
+    // Where it is refused for another reason, it is there.
+    !bpf(BPF_MAP_CREATE, &map).is_err_and(|error| error.raw_os_error() == Some(libc::ENOSYS))
+}
+
+/// The first fields of `union bpf_attr` for `BPF_PROG_LOAD`.
+#[repr(C)]
+struct Load {
+    program_type: u32,
+    instruction_count: u32,
+    instructions: u64,
+    licence: u64,
+    log: [u64; 2],
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    expected_attach_type: u32,
 }
 
 fn cgroup_bpf() -> Option<bool> {
     // `r0 = 1; exit`
     let program: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
     let licence = c"GPL";
-    #[repr(C)]
-    struct Load {
-        program_type: u32,
-        instruction_count: u32,
-        instructions: u64,
-        licence: u64,
-        log: [u64; 2],
-        kernel_version: u32,
-        flags: u32,
-        name: [u8; 16],
-        interface: u32,
-        expected_attach_type: u32,
-    }
     let load = Load {
         program_type: BPF_PROG_TYPE_CGROUP_SKB,
         instruction_count: 2,

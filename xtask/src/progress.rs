@@ -150,7 +150,7 @@ impl<'a> Line<'a> {
                 .collect();
             eprint!("\r\x1b[2K{text}");
             stderr().flush().ok();
-        } else if elapsed - self.reported >= REPORTED_EVERY {
+        } else if elapsed >= self.reported + REPORTED_EVERY {
             self.reported = elapsed;
             eprintln!("    … {} s", elapsed.as_secs());
         }

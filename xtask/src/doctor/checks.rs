@@ -264,7 +264,7 @@ fn kernel_option(facts: &Facts, option: &KernelOption) -> Verdict {
     };
     match answer {
         Some(true) => met(format!("works ({source})")),
-        Some(false) => not_built(option, format!("does not work ({source})")),
+        Some(false) => not_built(option, &format!("does not work ({source})")),
         None => open("the kernel offers no configuration, and trying needs root"),
     }
 }
@@ -273,12 +273,12 @@ fn configured(config: &KernelConfig, option: &KernelOption) -> Verdict {
     match config.value(option.name) {
         Some("y") => met("built in"),
         Some("m") => met("a module"),
-        Some(other) => not_built(option, format!("set to {other}")),
-        None => not_built(option, "not set".to_owned()),
+        Some(other) => not_built(option, &format!("set to {other}")),
+        None => not_built(option, "not set"),
     }
 }
 
-fn not_built(option: &KernelOption, found: String) -> Verdict {
+fn not_built(option: &KernelOption, found: &str) -> Verdict {
     if option.is_required {
         missing(
             format!("{found}; needed for {}", option.purpose),
@@ -347,8 +347,11 @@ fn privileges(facts: &Facts) -> Verdict {
     }
     let lacking: Vec<_> = CAPABILITIES
         .iter()
-        // CAP_SYS_ADMIN contains the two that were split off from it in 5.8.
-        .filter(|(name, bit)| !has(held, *bit) && !(*name != "CAP_NET_ADMIN" && has(held, CAP_SYS_ADMIN)))
+        .filter(|(name, bit)| {
+            // CAP_SYS_ADMIN contains the two that were split off from it in 5.8.
+            let contained = *name != "CAP_NET_ADMIN" && has(held, CAP_SYS_ADMIN);
+            !contained && !has(held, *bit)
+        })
         .map(|(name, _)| *name)
         .collect();
     let lacking = lacking.join(", ");
@@ -396,7 +399,7 @@ mod tests {
 
     /// A machine that has everything, seen by root.
     fn good() -> Facts {
-        let config = OPTIONS.iter().map(|option| format!("{}=y\n", option.name)).collect();
+        let lines: Vec<_> = OPTIONS.iter().map(|option| format!("{}=y", option.name)).collect();
         Facts {
             toolchain: Some(Toolchain {
                 release: "1.95.0".into(),
@@ -407,7 +410,7 @@ mod tests {
             bpf_linker: BpfLinker::OfProject { llvm: Some(22) },
             cc: Some("/usr/bin/cc".into()),
             kernel_release: Some("6.18.5-cloud".into()),
-            kernel_config: Some(KernelConfig(config)),
+            kernel_config: Some(KernelConfig(lines.join("\n"))),
             probed: Probed::default(),
             has_btf: true,
             jit: Some("1".into()),

@@ -1,0 +1,165 @@
+//! `cargo xtask fuzz`: runs the fuzz targets of the labs, each for a while, on the stable toolchain.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{cargo, labs, setup, terminal, tools::CARGO_FUZZ, usage::UsageError, workspace::Workspace};
+
+/// How many folders below the workspace a fuzz folder may lie: `lab01-count-packets/common/fuzz`.
+const DEPTH: usize = 3;
+
+/// What to fuzz and for how long.
+#[derive(Args)]
+pub struct Options {
+    /// Only this lab: its number as in lab01, or the name of its folder.
+    lab: Option<String>,
+
+    /// Only this fuzz target.
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
+
+    /// How long to run each target.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+}
+
+/// A fuzz target: a program in a folder `fuzz`, which is a workspace of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    /// The folder of its `Cargo.toml`.
+    pub folder: PathBuf,
+    /// Its name.
+    pub name: String,
+}
+
+/// Runs the command.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    let below = match &options.lab {
+        Some(lab) => labs::find(workspace, lab)?.folder,
+        None => workspace.root().to_owned(),
+    };
+    let mut targets = targets(&below)?;
+    if let Some(name) = &options.target {
+        let known: Vec<_> = targets.iter().map(|target| target.name.clone()).collect();
+        targets.retain(|target| target.name == *name);
+        if targets.is_empty() {
+            let known = if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            };
+            return Err(UsageError(format!("there is no fuzz target {name:?}; there are: {known}")).into());
+        }
+    }
+    if targets.is_empty() {
+        bail!("there are no fuzz targets below {}", below.display());
+    }
+    setup::ensure_with(workspace, [CARGO_FUZZ])?;
+    for target in &targets {
+        println!("{}", terminal::stdout().bold(&format!("── {}", target.name)));
+        let status = command(workspace, target, options.seconds)
+            .status()
+            .context("cargo-fuzz cannot be started")?;
+        if !status.success() {
+            bail!(
+                "{} found something, or did not build; an input that breaks it lies in {}",
+                target.name,
+                target.folder.join("artifacts").join(&target.name).display()
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The command that runs a target for so many seconds.
+pub fn command(workspace: &Workspace, target: &Target, seconds: u64) -> Command {
+    let mut command = Command::new(workspace.tool(CARGO_FUZZ.name));
+    command
+        .args(["run", &target.name, "--fuzz-dir"])
+        .arg(&target.folder)
+        .args(["--", &format!("-max_total_time={seconds}"), "-print_final_stats=1"])
+        .current_dir(&target.folder)
+        // The sanitizers are behind `-Z` flags, which a stable compiler takes only so.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO", crate::toolchain::cargo());
+    command
+}
+
+/// The fuzz targets below a folder, in order.
+pub fn targets(below: &Path) -> Result<Vec<Target>> {
+    let mut found = Vec::new();
+    let mut folders = vec![(below.to_owned(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        if folder.file_name().is_some_and(|name| name == "fuzz") && folder.join("Cargo.toml").is_file() {
+            found.extend(targets_in(&folder)?);
+            continue;
+        }
+        if depth == DEPTH {
+            continue;
+        }
+        let entries = fs::read_dir(&folder).with_context(|| format!("{} cannot be read", folder.display()))?;
+        for entry in entries.filter_map(Result::ok) {
+            let hidden = entry.file_name().to_string_lossy().starts_with('.');
+            let built = entry.file_name() == "target";
+            if !hidden && !built && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push((entry.path(), depth + 1));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Every program of a fuzz folder is a target.
+fn targets_in(folder: &Path) -> Result<Vec<Target>> {
+    let packages = cargo::packages(&Workspace::at(folder))?;
+    let names = packages
+        .iter()
+        .flat_map(|package| &package.targets)
+        .filter(|(kind, _)| kind == "bin");
+    Ok(names
+        .map(|(_, name)| Target {
+            folder: folder.to_owned(),
+            name: name.clone(),
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    fn package(folder: &Path, name: &str, bins: &[&str]) {
+        fs::create_dir_all(folder.join("targets")).unwrap();
+        let mut manifest =
+            format!("[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n");
+        for bin in bins {
+            writeln!(manifest, "[[bin]]\nname = \"{bin}\"\npath = \"targets/{bin}.rs\"").unwrap();
+            fs::write(folder.join(format!("targets/{bin}.rs")), "fn main() {}\n").unwrap();
+        }
+        fs::write(folder.join("Cargo.toml"), manifest).unwrap();
+    }
+
+    #[test]
+    fn targets_are_found_in_the_folders_of_labs_and_of_their_crates_and_nowhere_else() {
+        let root = tempfile::tempdir().unwrap();
+        package(&root.path().join("lab01/common/fuzz"), "one", &["parse_headers"]);
+        package(&root.path().join("lab06/fuzz"), "six", &["policy", "compile"]);
+        package(&root.path().join("target/lab01/fuzz"), "built", &["not_this"]);
+        package(&root.path().join(".tools/fuzz"), "hidden", &["not_this_either"]);
+        let names: Vec<_> = targets(root.path())
+            .unwrap()
+            .into_iter()
+            .map(|target| target.name)
+            .collect();
+        assert_eq!(names, ["parse_headers", "compile", "policy"]);
+    }
+}

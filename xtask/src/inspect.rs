@@ -1,0 +1,167 @@
+//! `cargo xtask inspect LAB`: builds a lab and has the program `inspect` look at the lab's eBPF object.
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{
+    cargo, labs,
+    privilege::{Privilege, become_command},
+    setup,
+    workspace::Workspace,
+};
+
+/// Which lab, and what to show of it.
+#[derive(Args)]
+pub struct Options {
+    /// The lab: its number as in lab01, or the name of its folder.
+    lab: String,
+
+    /// Print JSON.
+    #[arg(long, conflicts_with = "graph")]
+    json: bool,
+
+    /// Write the programs' control-flow graphs to this file instead, for Graphviz: `dot -Tsvg FILE`.
+    #[arg(long, value_name = "FILE")]
+    graph: Option<PathBuf>,
+
+    /// Which object, for a lab that has several.
+    #[arg(long, value_name = "NAME")]
+    object: Option<String>,
+
+    /// Only this program of the object.
+    #[arg(long, value_name = "NAME")]
+    program: Option<String>,
+}
+
+/// Builds the lab, finds its object and becomes `inspect`.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    let lab = labs::find(workspace, &options.lab)?;
+    setup::ensure(workspace)?;
+    let args = ["build", "--release", "--package", &lab.name, "--package", "inspect"];
+    let built = cargo::build(workspace, &lab.name, &args)?;
+    let object = object_in(built.out_dir(&lab.name)?, options.object.as_deref())?;
+    let inspect = built.program("inspect")?;
+    let args = options.args(&object);
+    Err(become_command(&mut options.command(inspect, &args)))
+}
+
+impl Options {
+    fn args(&self, object: &Path) -> Vec<OsString> {
+        let mut args = vec![object.as_os_str().to_owned()];
+        if self.json {
+            args.push("--json".into());
+        }
+        if let Some(file) = &self.graph {
+            args.extend(["--graph".into(), file.as_os_str().to_owned()]);
+        }
+        if let Some(program) = &self.program {
+            args.extend(["--program".into(), program.into()]);
+        }
+        args
+    }
+
+    /// Only root gets the verifier's judgement; a graph needs none, and its file shall belong to the user.
+    fn command(&self, inspect: &Path, args: &[OsString]) -> Command {
+        if self.graph.is_none()
+            && let Ok(privilege) = Privilege::obtain("the verifier's judgement")
+        {
+            return privilege.command(inspect, args, &[]);
+        }
+        let mut command = Command::new(inspect);
+        command.args(args);
+        command
+    }
+}
+
+/// The eBPF object among what a lab's build script has left.
+fn object_in(out_dir: &Path, name: Option<&str>) -> Result<PathBuf> {
+    let entries = fs::read_dir(out_dir).with_context(|| format!("{} cannot be read", out_dir.display()))?;
+    let mut objects: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_file() && is_ebpf_object(path))
+        .filter(|path| name.is_none_or(|name| path.file_name().is_some_and(|file| file == name)))
+        .collect();
+    objects.sort();
+    match objects.as_slice() {
+        [object] => Ok(object.clone()),
+        [] => bail!(
+            "the build left no eBPF object{} in {}",
+            name.map(|name| format!(" {name:?}")).unwrap_or_default(),
+            out_dir.display()
+        ),
+        several => {
+            let names = several.iter().filter_map(|path| path.file_name()?.to_str());
+            bail!(
+                "this lab has several objects: {}; name one by --object",
+                names.collect::<Vec<_>>().join(", ")
+            )
+        }
+    }
+}
+
+/// Whether a file is ELF for the machine eBPF: the machine's number stands at offset 18 of the header.
+fn is_ebpf_object(path: &Path) -> bool {
+    const MACHINE: u16 = 247;
+    let mut header = [0; 20];
+    fs::File::open(path)
+        .and_then(|mut file| file.read_exact(&mut header))
+        .is_ok()
+        && header.starts_with(b"\x7fELF")
+        && u16::from_le_bytes([header[18], header[19]]) == MACHINE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The head of an ELF file for this machine.
+    fn elf(machine: u16) -> Vec<u8> {
+        let mut header = b"\x7fELF\x02\x01\x01".to_vec();
+        header.resize(18, 0);
+        header.extend(machine.to_le_bytes());
+        header.resize(64, 0);
+        header
+    }
+
+    #[test]
+    fn the_object_is_found_among_what_else_the_build_left() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("aya-build")).unwrap();
+        fs::write(folder.path().join("bindings.rs"), "// ELF").unwrap();
+        fs::write(folder.path().join("host"), elf(62)).unwrap();
+        fs::write(folder.path().join("lab01"), elf(247)).unwrap();
+        assert_eq!(object_in(folder.path(), None).unwrap(), folder.path().join("lab01"));
+    }
+
+    #[test]
+    fn a_build_without_object_is_told_by_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = object_in(folder.path(), None).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("the build left no eBPF object in {}", folder.path().display())
+        );
+    }
+
+    #[test]
+    fn of_several_objects_one_must_be_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["dns", "trace"] {
+            fs::write(folder.path().join(name), elf(247)).unwrap();
+        }
+        let error = object_in(folder.path(), None).unwrap_err().to_string();
+        assert_eq!(error, "this lab has several objects: dns, trace; name one by --object");
+        assert_eq!(
+            object_in(folder.path(), Some("trace")).unwrap(),
+            folder.path().join("trace")
+        );
+    }
+}

@@ -135,10 +135,14 @@ async fn explain(interface: &Interface, mode: XdpMode, error: ProgramError) -> A
         };
     }
     let (cause, mend) = match errno(&error) {
+        // Drivers that know nothing of offload refuse it in different ways.
+        Some(libc::EOPNOTSUPP | libc::EINVAL) if mode == XdpMode::Offload => {
+            ("it has no card that runs programs".to_owned(), mend_for(mode))
+        }
         Some(libc::EOPNOTSUPP) => ("its driver does not support it".to_owned(), mend_for(mode)),
         // drivers/net/veth.c and others: a packet has to fit into one page for native XDP.
         Some(libc::ERANGE) => (
-            "its MTU is too large".to_owned(),
+            "the MTU, here or at the other end of a veth, is too large for a packet in one page".to_owned(),
             "lower the MTU, or use --xdp-mode generic",
         ),
         _ => (cause_of(&error), mend_for(mode)),

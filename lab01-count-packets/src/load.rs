@@ -167,12 +167,12 @@ fn effective_capabilities() -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// Whether capabilities are worth what they say: user_namespaces(7). Where procfs cannot be read, yes.
+/// Whether capabilities are worth what they say: `user_namespaces(7)`. Where procfs cannot be read, yes.
 fn in_initial_user_namespace() -> bool {
     fs::read_to_string("/proc/self/uid_map").map_or(true, |map| is_identity(&map))
 }
 
-/// Whether a uid_map maps every user to itself, as that of the initial user namespace does.
+/// Whether a `uid_map` maps every user to itself, as that of the initial user namespace does.
 fn is_identity(uid_map: &str) -> bool {
     uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }

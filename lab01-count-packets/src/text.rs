@@ -1,5 +1,7 @@
 //! Numbers and tables as people like to read them.
 
+use std::fmt::Write as _;
+
 /// `1234567` as `1,234,567`.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -81,9 +83,9 @@ fn line(cells: &[String], widths: &[usize]) -> String {
     let mut text = String::new();
     for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
         if column == 0 {
-            text.push_str(&format!("{cell:<width$}"));
+            let _ = write!(text, "{cell:<width$}");
         } else {
-            text.push_str(&format!("  {cell:>width$}"));
+            let _ = write!(text, "  {cell:>width$}");
         }
     }
     text.trim_end().to_owned()

@@ -1,6 +1,9 @@
 //! The command's output into a pipe, its options, and how it ends.
 
-use std::{thread, time::{Duration, Instant}};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -42,13 +45,27 @@ fn json_is_a_complete_object_a_line() -> Result {
     assert!(finished.status.success(), "{finished:#?}");
     assert_eq!(finished.stderr, "");
     assert!(finished.stdout.ends_with("}\n"));
-    let reports: Vec<Value> = finished.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let reports: Vec<Value> = finished
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert!(reports.len() >= 3, "{}", reports.len());
     for report in &reports {
         let keys: Vec<_> = report.as_object().unwrap().keys().map(String::as_str).collect();
         let mut expected = [
-            "bytes", "elapsed_ms", "interface", "malformed", "packets", "packets_per_second", "protocols", "share",
-            "sources", "sources_counted", "untracked", "xdp_mode",
+            "bytes",
+            "elapsed_ms",
+            "interface",
+            "malformed",
+            "packets",
+            "packets_per_second",
+            "protocols",
+            "share",
+            "sources",
+            "sources_counted",
+            "untracked",
+            "xdp_mode",
         ];
         expected.sort_unstable();
         assert_eq!(keys, expected);
@@ -70,7 +87,9 @@ fn plain_lines_name_every_number() -> Result {
     let running = Running::start(on(&server, &["--interval", "100ms"]))?;
     running.wait_for("total", PATIENCE)?;
     send(&client, &server, 1, 10)?;
-    client.host.inject("eth0", &client.frame_to(&server).ether_type(0x0800).build())?;
+    client
+        .host
+        .inject("eth0", &client.frame_to(&server).ether_type(0x0800).build())?;
     running.wait_for("packets=11", PATIENCE)?;
     let finished = running.interrupt(PATIENCE)?;
 
@@ -121,7 +140,10 @@ fn duration_ends_with_a_last_report() -> Result {
     assert!(!server.has_xdp()?);
 
     // As long as a duration can be: not an overflow.
-    let running = Running::start(on(&server, &["--json", "--interval", "100ms", "--duration", "400000000000years"]))?;
+    let running = Running::start(on(
+        &server,
+        &["--json", "--interval", "100ms", "--duration", "400000000000years"],
+    ))?;
     running.wait_for("elapsed_ms", PATIENCE)?;
     assert!(running.interrupt(PATIENCE)?.status.success());
     Ok(())
@@ -133,8 +155,12 @@ fn ctrl_c_and_sigterm_detach_and_end_with_a_last_report() -> Result {
             let (client, server) = cable()?;
             let running = Running::start(on(&server, &["--json", "--interval", "1h", "--xdp-mode", mode]))?;
             wait_until("it is attached", || server.has_xdp().unwrap());
+            let mut capture = server.host.capture("eth0")?;
             send(&client, &server, 1, 20)?;
-            thread::sleep(Duration::from_millis(100));
+            for _ in 0..20 {
+                // A capture sees a packet after XDP.
+                assert!(capture.next(PATIENCE)?.is_some());
+            }
             running.signal(signal)?;
             let finished = running.wait(PATIENCE)?;
             assert_eq!(finished.status.code(), Some(0), "{signal}: {finished:#?}");
@@ -180,7 +206,9 @@ fn log_lines_obey_rust_log() -> Result {
         command.env("RUST_LOG", level);
         let running = Running::start(command)?;
         running.wait_for("elapsed_ms", PATIENCE)?;
-        client.host.inject("eth0", &client.frame_to(&server).ether_type(0x0800).build())?;
+        client
+            .host
+            .inject("eth0", &client.frame_to(&server).ether_type(0x0800).build())?;
         running.wait_for("ipv4-truncated", PATIENCE)?;
         let finished = running.interrupt(PATIENCE)?;
         let line = "warn: first malformed packet of its kind: ipv4-truncated, 14 bytes\n";
@@ -194,7 +222,15 @@ fn help_explains_every_option() -> Result {
     command.arg("--help");
     let finished = finish(command);
     assert!(finished.status.success());
-    let options = ["--iface", "--xdp-mode", "--interval", "--duration", "--top", "--max-sources", "--json"];
+    let options = [
+        "--iface",
+        "--xdp-mode",
+        "--interval",
+        "--duration",
+        "--top",
+        "--max-sources",
+        "--json",
+    ];
     for option in options {
         assert!(finished.stdout.contains(option), "{option} in {}", finished.stdout);
     }

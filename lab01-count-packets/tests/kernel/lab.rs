@@ -47,7 +47,7 @@ pub struct Counting {
 impl Counting {
     /// Starts it on an interface, and waits until it counts.
     pub fn on(end: &End, args: &[&str]) -> Self {
-        let mut command = on(end, &["--json", "--interval", "100ms", "--top", "0"]);
+        let mut command = on(end, &["--json", "--interval", "100ms"]);
         command.args(args);
         let running = Running::start(command).unwrap();
         running.wait_for("\"elapsed_ms\"", PATIENCE).unwrap();

@@ -88,7 +88,7 @@ fn tcp_is_counted_as_a_capture_sees_it() -> Result {
 fn udp_of_many_sources_adds_up() -> Result {
     for mode in MODES {
         let link = client_and_server(LinkOptions::default())?;
-        let counting = Counting::on(&link.right, &["--xdp-mode", mode]);
+        let counting = Counting::on(&link.right, &["--xdp-mode", mode, "--top", "0"]);
         let v4 = Flood::new(&link.left, &link.right).sources(300).count(6000);
         let v6 = Flood::new(&link.left, &link.right).ipv6().sources(200).count(2000);
         assert_eq!(v4.send()? + v6.send()?, 8000);
@@ -204,7 +204,7 @@ fn what_several_cpus_count_at_once_adds_up() -> Result {
             queues: cpus as u32,
             ..LinkOptions::default()
         })?;
-        let counting = Counting::on(&link.right, &["--xdp-mode", mode]);
+        let counting = Counting::on(&link.right, &["--xdp-mode", mode, "--top", "0"]);
         // All of them send from the same sources, so that they meet at every new entry.
         let flood = Flood::new(&link.left, &link.right).sources(500).count(5000);
         std::thread::scope(|scope| {

@@ -1,6 +1,7 @@
 //! The program on named and on random packets, through `BPF_PROG_TEST_RUN`: no interface, no traffic.
 
 #[path = "../../common/tests/oracle/mod.rs"]
+#[expect(dead_code, reason = "it is shared with the fuzzer, which uses the rest of it")]
 mod oracle;
 
 use etherparse::EtherType;
@@ -505,7 +506,11 @@ fn random_frame(seed: u64) -> Vec<u8> {
                 frame.with_byte(offset, dice[6 + change])
             });
             let length = SHORTEST_TEST_RUN + pick(14, changed.len() - SHORTEST_TEST_RUN + 1);
-            if dice[15] < 64 { changed.truncate_to(length) } else { changed }
+            if dice[15] < 64 {
+                changed.truncate_to(length)
+            } else {
+                changed
+            }
         }
     }
 }

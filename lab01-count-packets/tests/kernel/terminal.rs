@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{Read as _, Write as _},
-    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    os::unix::process::CommandExt as _,
     process::{Child, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -12,6 +12,7 @@ use std::{
 
 use nix::{
     errno::Errno,
+    libc,
     pty::{Winsize, openpty},
     unistd::setsid,
 };
@@ -57,7 +58,7 @@ impl OnTerminal {
             command.pre_exec(|| {
                 setsid()?;
                 // Standard input becomes the controlling terminal, so that Ctrl-C is a signal.
-                let taken = nix::libc::ioctl(0, nix::libc::TIOCSCTTY, 0);
+                let taken = libc::ioctl(0, libc::TIOCSCTTY, 0);
                 Errno::result(taken).map(drop).map_err(Into::into)
             });
         }
@@ -71,7 +72,10 @@ impl OnTerminal {
                 let mut buffer = [0; 4096];
                 // The last program that has it open closes the terminal: an error (EIO).
                 while let Ok(length @ 1..) = screen.read(&mut buffer) {
-                    shown.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..length]));
+                    shown
+                        .lock()
+                        .unwrap()
+                        .push_str(&String::from_utf8_lossy(&buffer[..length]));
                 }
             }
         });
@@ -85,7 +89,11 @@ impl OnTerminal {
     fn wait_for(&self, text: &str) {
         let start = Instant::now();
         while !self.shown().contains(text) {
-            assert!(start.elapsed() < PATIENCE, "waited in vain for {text:?}:\n{}", self.shown());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "waited in vain for {text:?}:\n{}",
+                self.shown()
+            );
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -138,12 +146,19 @@ fn the_table_is_redrawn_in_place_and_cut_to_the_terminal() -> Result {
         assert!(widest <= COLUMNS, "{widest} columns of {COLUMNS}: {drawing:?}");
     }
     let last = drawings.last().unwrap();
-    assert!(last.starts_with("eth0, native XDP, ") && last.contains(": 300 packets, 23.4 KiB"), "{last:?}");
+    assert!(
+        last.starts_with("eth0, native XDP, ") && last.contains(": 300 packets, 23.4 KiB"),
+        "{last:?}"
+    );
     assert!(last.contains("2001:db8:99::1 "), "{last:?}");
     // Each drawing goes up by as many lines as the one before had.
     for pair in drawings.windows(2) {
         let lines = pair[0].matches("\r\n").count();
-        assert!(pair[0].contains(&format!("\x1b[{lines}A")), "{lines} lines up: {:?}", pair[0]);
+        assert!(
+            pair[0].contains(&format!("\x1b[{lines}A")),
+            "{lines} lines up: {:?}",
+            pair[0]
+        );
     }
     Ok(())
 }
@@ -152,11 +167,14 @@ fn log_lines_stand_above_the_table() -> Result {
     let (client, server) = cable()?;
     let terminal = OnTerminal::start(&server, &["--interval", "100ms"]);
     terminal.wait_for("No packet has arrived yet.");
-    client.host.inject("eth0", &client.frame_to(&server).ether_type(0x0800).build())?;
+    client
+        .host
+        .inject("eth0", &client.frame_to(&server).ether_type(0x0800).build())?;
     terminal.wait_for("ipv4-truncated, 14 bytes");
     let (succeeded, shown) = terminal.ctrl_c();
     assert!(succeeded);
-    let line = format!("{CLEAR_BELOW}warn: first malformed packet of its kind: ipv4-truncated, 14 bytes\r\neth0, native");
+    let line =
+        format!("{CLEAR_BELOW}warn: first malformed packet of its kind: ipv4-truncated, 14 bytes\r\neth0, native");
     assert!(shown.contains(&line), "{shown:?}");
     Ok(())
 }

@@ -40,32 +40,61 @@ impl ProgramType {
 
 /// Loads a program that does nothing but let every packet pass: what a hook costs without a program's own work.
 pub fn empty_program(program_type: ProgramType) -> Result<OwnedFd> {
-    // `mov64 r0, imm; exit` (RFC 9669, section 4).
     let instructions = [
-        Instruction {
-            code: 0xb7,
-            registers: 0,
-            offset: 0,
-            immediate: program_type.pass().cast_signed(),
-        },
-        Instruction {
-            code: 0x95,
-            registers: 0,
-            offset: 0,
-            immediate: 0,
-        },
+        Instruction::mov_immediate(0, program_type.pass().cast_signed()),
+        Instruction::exit(),
     ];
+    let fd = load(program_type, &instructions)
+        .map_err(|error| Error::system(format!("loading an empty {program_type:?} program"), error))?;
+    // SAFETY: the kernel has just returned this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Loads a program; returns its descriptor.
+pub(crate) fn load(program_type: ProgramType, instructions: &[Instruction]) -> io::Result<i32> {
     let mut attributes = ProgLoad {
         prog_type: program_type.number(),
         insn_cnt: instructions.len() as u32,
         insns: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
+        expected_attach_type: if program_type == ProgramType::Xdp { ATTACH_XDP } else { 0 },
         ..ProgLoad::default()
     };
-    let fd = bpf(PROG_LOAD, &mut attributes)
-        .map_err(|error| Error::system(format!("loading an empty {program_type:?} program"), error))?;
+    bpf(PROG_LOAD, &mut attributes)
+}
+
+/// An array map of `entries` values of `value_size` bytes.
+pub(crate) fn create_array(value_size: u32, entries: u32) -> io::Result<OwnedFd> {
+    create_map(MAP_TYPE_ARRAY, value_size, entries)
+}
+
+/// A map of programs to call.
+pub(crate) fn create_program_array(entries: u32) -> io::Result<OwnedFd> {
+    create_map(MAP_TYPE_PROG_ARRAY, 4, entries)
+}
+
+fn create_map(map_type: u32, value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
+    let mut attributes = MapCreate {
+        map_type,
+        key_size: 4,
+        value_size,
+        max_entries,
+    };
+    let fd = bpf(MAP_CREATE, &mut attributes)?;
     // SAFETY: the kernel has just returned this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sets the value at `index` of an array of any kind; `value` is as long as its values are.
+pub(crate) fn update_element(map: BorrowedFd<'_>, index: u32, value: &[u8]) -> io::Result<()> {
+    let mut attributes = MapUpdate {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key: (&raw const index) as u64,
+        value: value.as_ptr() as u64,
+        flags: 0,
+    };
+    bpf(MAP_UPDATE_ELEM, &mut attributes).map(|_| ())
 }
 
 /// How an XDP program is attached.
@@ -226,13 +255,97 @@ pub fn warm_up(program: BorrowedFd<'_>, data: &[u8], warm_up: Duration) -> Resul
     Ok(())
 }
 
-/// `struct bpf_insn` of linux/bpf.h.
+/// `struct bpf_insn` of linux/bpf.h; RFC 9669 has the codes.
 #[repr(C)]
-struct Instruction {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Instruction {
     code: u8,
+    /// The destination register in the low, the source register in the high half.
     registers: u8,
     offset: i16,
     immediate: i32,
+}
+
+impl Instruction {
+    const fn new(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Self {
+        Self {
+            code,
+            registers: destination | source << 4,
+            offset,
+            immediate,
+        }
+    }
+
+    pub(crate) const fn mov(to: u8, from: u8) -> Self {
+        Self::new(0xbf, to, from, 0, 0)
+    }
+
+    pub(crate) const fn mov_immediate(to: u8, value: i32) -> Self {
+        Self::new(0xb7, to, 0, 0, value)
+    }
+
+    pub(crate) const fn add_immediate(to: u8, value: i32) -> Self {
+        Self::new(0x07, to, 0, 0, value)
+    }
+
+    pub(crate) const fn and_immediate(to: u8, value: i32) -> Self {
+        Self::new(0x57, to, 0, 0, value)
+    }
+
+    pub(crate) const fn load_word(to: u8, from: u8, offset: i16) -> Self {
+        Self::new(0x61, to, from, offset, 0)
+    }
+
+    pub(crate) const fn store_word(to: u8, offset: i16, from: u8) -> Self {
+        Self::new(0x63, to, from, offset, 0)
+    }
+
+    pub(crate) const fn store_immediate(to: u8, offset: i16, value: i32) -> Self {
+        Self::new(0x62, to, 0, offset, value)
+    }
+
+    /// Two instructions: the address of a map.
+    pub(crate) fn load_map(to: u8, map: &OwnedFd) -> [Self; 2] {
+        const PSEUDO_MAP_FD: u8 = 1;
+        [Self::new(0x18, to, PSEUDO_MAP_FD, 0, map.as_raw_fd()), Self::new(0, 0, 0, 0, 0)]
+    }
+
+    /// Skips `instructions` unless the register is zero.
+    pub(crate) const fn jump_unless_zero(register: u8, instructions: i16) -> Self {
+        Self::new(0x55, register, 0, instructions, 0)
+    }
+
+    /// Skips `instructions` if one register is greater than another.
+    pub(crate) const fn jump_if_greater(register: u8, than: u8, instructions: i16) -> Self {
+        Self::new(0x2d, register, than, instructions, 0)
+    }
+
+    pub(crate) const fn call(helper: i32) -> Self {
+        Self::new(0x85, 0, 0, 0, helper)
+    }
+
+    pub(crate) const fn exit() -> Self {
+        Self::new(0x95, 0, 0, 0, 0)
+    }
+}
+
+/// The first fields of `union bpf_attr` for `BPF_MAP_CREATE`.
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// The first fields of `union bpf_attr` for `BPF_MAP_UPDATE_ELEM`.
+#[repr(C)]
+struct MapUpdate {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// The first fields of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel takes what is not given as zero.
@@ -248,6 +361,9 @@ struct ProgLoad {
     log_buf: u64,
     kern_version: u32,
     prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
 }
 
 /// The first fields of `union bpf_attr` for `BPF_LINK_CREATE`.
@@ -279,10 +395,14 @@ struct ProgTestRun {
     cpu: u32,
 }
 
-// `enum bpf_cmd` and `enum bpf_attach_type` of linux/bpf.h.
+// `enum bpf_cmd`, `enum bpf_map_type` and `enum bpf_attach_type` of linux/bpf.h.
+const MAP_CREATE: i32 = 0;
+const MAP_UPDATE_ELEM: i32 = 2;
 const PROG_LOAD: i32 = 5;
 const PROG_TEST_RUN: i32 = 10;
 const LINK_CREATE: i32 = 28;
+const MAP_TYPE_ARRAY: u32 = 2;
+const MAP_TYPE_PROG_ARRAY: u32 = 3;
 const ATTACH_XDP: u32 = 37;
 
 fn bpf<T>(command: i32, attributes: &mut T) -> io::Result<i32> {

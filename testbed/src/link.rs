@@ -1,6 +1,7 @@
 //! Cables between hosts: veth pairs with deterministic addresses, quiet unless somebody sends.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd as _,
 };
@@ -12,6 +13,7 @@ use crate::{
     ethtool,
     netlink::{self, LinkChange, VethEnd},
     packets::{self, Packet},
+    wait::wait_for,
 };
 
 /// A cable between two hosts.
@@ -187,9 +189,11 @@ impl End {
         self.set("setting an interface down", LinkChange::down)
     }
 
-    /// Sets the interface up again, with what Linux forgets when one goes down: IPv6 addresses and neighbours.
+    /// Sets the interface up again, with what Linux forgets when one goes down: IPv6 addresses and neighbours. The other
+    /// end has to be up.
     pub fn up(&self) -> Result<()> {
         self.set("setting an interface up", LinkChange::up)?;
+        self.wait_for_the_other_end()?;
         let settings = self.host.wiring().settings_of(self.index).clone();
         for (address, prefix_length) in settings.addresses.into_iter().filter(|(address, _)| address.is_ipv6()) {
             netlink::add_address(self.host.namespace(), self.index, address, prefix_length)?;
@@ -197,7 +201,7 @@ impl End {
         for (address, mac) in settings.neighbours {
             netlink::add_neighbour(self.host.namespace(), self.index, address, mac)?;
         }
-        Ok(())
+        self.wait_until_addresses_are_valid()
     }
 
     /// Deletes the interface, and with it the one at the other end of the cable.
@@ -222,11 +226,28 @@ impl End {
 
     /// Gives the interface its addresses, now that both ends are up.
     pub(crate) fn configure(&self) -> Result<()> {
-        let (namespace, name) = (self.host.namespace(), self.host.name());
-        netlink::wait_until_operational(namespace, self.index, &format!("{} of host {name}", self.interface))?;
+        self.wait_for_the_other_end()?;
         self.add_address(self.ipv4, Subnet::IPV4_PREFIX_LENGTH)?;
         self.add_address(self.ipv6, Subnet::IPV6_PREFIX_LENGTH)?;
-        Ok(())
+        self.wait_until_addresses_are_valid()
+    }
+
+    fn wait_for_the_other_end(&self) -> Result<()> {
+        let interface = format!("{} of host {}", self.interface, self.host.name());
+        netlink::wait_until_operational(self.host.namespace(), self.index, &interface)
+    }
+
+    /// The kernel makes IPv6 addresses valid in its own time, even if it does not look for duplicates first; until then
+    /// nothing can be sent from them or to them.
+    fn wait_until_addresses_are_valid(&self) -> Result<()> {
+        let index = format!("{:02x}", self.index);
+        wait_for(&format!("the addresses of {} to become valid", self.interface), || {
+            let table = self
+                .host
+                .run(|| fs::read_to_string("/proc/thread-self/net/if_inet6"))
+                .map_err(|error| Error::system("reading the table of IPv6 addresses", error))?;
+            Ok(!table.lines().any(|line| is_tentative(line, &index)))
+        })
     }
 
     pub(crate) fn know(&self, peer: &End) -> Result<()> {
@@ -255,5 +276,28 @@ impl End {
 
     fn set(&self, what: &str, change: impl FnOnce(LinkChange) -> LinkChange + Send) -> Result<()> {
         netlink::set_link(self.host.namespace(), self.index, what, change)
+    }
+}
+
+/// Whether a line of `/proc/net/if_inet6` (address, index, prefix length, scope, flags, name; all in hexadecimal) tells
+/// of a tentative address on the interface of this index.
+fn is_tentative(line: &str, index: &str) -> bool {
+    const TENTATIVE: u32 = 0x40;
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let of_this_interface = fields.next() == Some(index);
+    let flags = fields.nth(2).and_then(|flags| u32::from_str_radix(flags, 16).ok());
+    of_this_interface && flags.is_some_and(|flags| flags & TENTATIVE != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_tentative;
+
+    #[test]
+    fn tentative_addresses_are_those_with_the_flag_on_the_same_interface() {
+        let line = |flags| format!("20010db8000000010000000000000001 0a 40 00 {flags}     eth0");
+        assert!(is_tentative(&line("c0"), "0a"));
+        assert!(!is_tentative(&line("80"), "0a"));
+        assert!(!is_tentative(&line("c0"), "0b"));
     }
 }

@@ -169,8 +169,14 @@ where
     T: Send,
     R: Future<Output = Result<T, rtnetlink::Error>>,
 {
+    let what = what.into();
+    // Made outside: the first runtime of a process makes a pair of sockets for signals, which are never closed, and
+    // which would keep the namespace for as long as the process lives.
+    let runtime = match Builder::new_current_thread().enable_io().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Err(Error::system(what, error)),
+    };
     let answer = namespace.run(|| -> io::Result<_> {
-        let runtime = Builder::new_current_thread().enable_io().build()?;
         runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection()?;
             tokio::spawn(connection);
@@ -181,7 +187,7 @@ where
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(rtnetlink::Error::NetlinkError(message))) => Err(Error::system(what, message.to_io())),
         Ok(Err(error)) => Err(Error::Netlink {
-            what: what.into(),
+            what,
             cause: error.to_string(),
         }),
         Err(error) => Err(Error::system(what, error)),

@@ -38,10 +38,10 @@ pub(super) fn set_up() -> Result<Stage> {
 fn introduction(server: &End, clients: [&End; 4]) -> String {
     let [amber, blue, coral, denim] = clients;
     format!(
-        "The program runs on the host `server` ({} and {} on {}), which exists only for it; four others talk to it:\n  \
-         amber ({}) pings it and exchanges TCP, blue ({}) asks UDP port 53, coral ({}) does over IPv6,\n  \
-         denim ({}) sends frames with VLAN tags, and now and then a broken one.\n\
-         To look around on the server, in another terminal, as root: {}",
+        "The host `server` ({}, {} on {}) exists only while this runs. It gets:\n  \
+         from amber ({}) pings and TCP, from blue ({}) UDP to port 53, from coral ({}) the same over IPv6,\n  \
+         from denim ({}) frames with one and two VLAN tags, and now and then a broken one.\n\
+         A shell on the server, from another terminal, as root: {}",
         server.ipv4,
         server.ipv6,
         server.interface,

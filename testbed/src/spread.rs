@@ -1,0 +1,121 @@
+//! Test runs over many packets that differ in their source address, for benchmarks.
+//!
+//! `BPF_PROG_TEST_RUN` runs a program on one packet as often as it is told, which flatters every cache: the second run
+//! finds all it needs where the first left it. A [`Spread`] is a small XDP program that goes before the one under test:
+//! it writes the next of many addresses into the packet and hands over by a tail call. What it costs itself is measured
+//! with an empty program behind it.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+use crate::{
+    Error, Result,
+    bpf::{self, Instruction, ProgramType},
+};
+
+/// The program that goes before the one under test, and its maps.
+#[derive(Debug)]
+pub struct Spread {
+    program: OwnedFd,
+    next_program: OwnedFd,
+    // Kept: the program refers to them, and so does a reader.
+    _addresses: OwnedFd,
+    _position: OwnedFd,
+}
+
+impl Spread {
+    /// Over these IPv4 source addresses, of packets whose IPv4 header is at offset 14, in their order, again and again.
+    /// As many of them are used as the highest power of two that there are.
+    pub fn over_ipv4(addresses: &[[u8; 4]]) -> Result<Self> {
+        Self::new(addresses, 14 + 12)
+    }
+
+    /// Over these IPv6 source addresses, of packets whose IPv6 header is at offset 14.
+    pub fn over_ipv6(addresses: &[[u8; 16]]) -> Result<Self> {
+        Self::new(addresses, 14 + 8)
+    }
+
+    /// The program to run: it ends as the one behind it does.
+    pub fn program(&self) -> BorrowedFd<'_> {
+        self.program.as_fd()
+    }
+
+    /// Puts `program` behind it. An XDP program loaded with the attach type `BPF_XDP`, as aya does.
+    pub fn before(&self, program: BorrowedFd<'_>) -> Result<()> {
+        let value = program.as_raw_fd().to_ne_bytes();
+        bpf::update_element(self.next_program.as_fd(), 0, &value)
+            .map_err(|error| Error::system("putting a program behind the one that spreads addresses", error))
+    }
+
+    fn new<const N: usize>(addresses: &[[u8; N]], offset: i16) -> Result<Self> {
+        let failed = |error: io::Error| Error::system("making the program that spreads addresses", error);
+        let used = 1_u32 << addresses.len().max(1).ilog2();
+        let table = bpf::create_array(N as u32, used).map_err(failed)?;
+        for (index, address) in (0..used).zip(addresses) {
+            bpf::update_element(table.as_fd(), index, address).map_err(failed)?;
+        }
+        let position = bpf::create_array(4, 1).map_err(failed)?;
+        let next_program = bpf::create_program_array(1).map_err(failed)?;
+        let instructions = program(&table, &position, &next_program, used, offset, N as i16);
+        let program = bpf::load(ProgramType::Xdp, &instructions).map_err(failed)?;
+        // SAFETY: the kernel has just returned this descriptor to us alone.
+        let program = unsafe { OwnedFd::from_raw_fd(program) };
+        Ok(Self {
+            program,
+            next_program,
+            _addresses: table,
+            _position: position,
+        })
+    }
+}
+
+/// Registers, as RFC 9669 names them: results, arguments, those that calls keep, and the frame.
+const R0: u8 = 0;
+const R1: u8 = 1;
+const R2: u8 = 2;
+const R3: u8 = 3;
+const R4: u8 = 4;
+const CONTEXT: u8 = 6;
+const POSITION: u8 = 7;
+const ADDRESS: u8 = 8;
+const FRAME: u8 = 10;
+
+/// `bpf_map_lookup_elem` and `bpf_tail_call` in `enum bpf_func_id`.
+const LOOKUP: i32 = 1;
+const TAIL_CALL: i32 = 12;
+
+fn program(
+    addresses: &OwnedFd,
+    position: &OwnedFd,
+    next_program: &OwnedFd,
+    count: u32,
+    offset: i16,
+    len: i16,
+) -> Vec<Instruction> {
+    use Instruction as I;
+    let mut code = vec![I::mov(CONTEXT, R1), I::store_immediate(FRAME, -4, 0)];
+    // The position, which then moves on.
+    code.extend(I::load_map(R1, position));
+    code.extend([I::mov(R2, FRAME), I::add_immediate(R2, -4), I::call(LOOKUP)]);
+    code.extend([I::jump_unless_zero(R0, 2), I::mov_immediate(R0, 2), I::exit()]);
+    code.extend([I::load_word(POSITION, R0, 0), I::add_immediate(POSITION, 1)]);
+    code.extend([I::and_immediate(POSITION, count.cast_signed() - 1), I::store_word(R0, 0, POSITION)]);
+    // The address there.
+    code.extend(I::load_map(R1, addresses));
+    code.extend([I::store_word(FRAME, -4, POSITION), I::mov(R2, FRAME), I::add_immediate(R2, -4), I::call(LOOKUP)]);
+    code.extend([I::jump_unless_zero(R0, 2), I::mov_immediate(R0, 2), I::exit()]);
+    code.push(I::mov(ADDRESS, R0));
+    // Into the packet, if it is long enough.
+    code.extend([I::load_word(R2, CONTEXT, 0), I::load_word(R3, CONTEXT, 4), I::mov(R4, R2)]);
+    code.extend([I::add_immediate(R4, i32::from(offset + len)), I::jump_if_greater(R4, R3, len / 4 * 2)]);
+    for word in (0..len).step_by(4) {
+        code.extend([I::load_word(R1, ADDRESS, word), I::store_word(R2, offset + word, R1)]);
+    }
+    // On to the program under test.
+    code.push(I::mov(R1, CONTEXT));
+    code.extend(I::load_map(R2, next_program));
+    code.extend([I::mov_immediate(R3, 0), I::call(TAIL_CALL), I::mov_immediate(R0, 2), I::exit()]);
+    code
+}

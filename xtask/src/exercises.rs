@@ -59,7 +59,7 @@ impl Exercises {
 
     /// What is wrong with them, seen from the lab's sources and tests.
     pub fn faults(&self, folder: &Path) -> Vec<String> {
-        let tests = fs::read_to_string(folder.join("tests/kernel.rs")).unwrap_or_default();
+        let tests = kernel_tests(folder);
         let mut ids = BTreeSet::new();
         let mut faults = Vec::new();
         for exercise in &self.list {
@@ -104,11 +104,21 @@ impl Exercise {
         }
         for test in &self.tests {
             if !tests.contains(&format!("fn {test}(")) {
-                faults.push(format!("tests/kernel.rs has no test {test}"));
+                faults.push(format!("there is no kernel test {test} below tests/"));
             }
         }
         faults
     }
+}
+
+/// The text of the lab's kernel tests: `tests/kernel.rs`, or the files of the folder `tests/kernel`.
+fn kernel_tests(folder: &Path) -> String {
+    let mut files = vec![folder.join("tests/kernel.rs")];
+    if let Ok(entries) = fs::read_dir(folder.join("tests/kernel")) {
+        files.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    // Those that cannot be read have no tests, which is told of every test that is looked for in them.
+    files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect()
 }
 
 /// The folders of the labs in `root` that have exercises, in order.
@@ -194,7 +204,7 @@ mod tests {
             ("\"here\"", "\"there\"", "there is no anchor \"there\""),
             ("lib.rs", "gone.rs", "gone.rs cannot be read"),
             ("\"1\", ", "", "there are 2 hints"),
-            ("it_works", "it_flies", "tests/kernel.rs has no test it_flies"),
+            ("it_works", "it_flies", "there is no kernel test it_flies"),
             ("\"it_works\"", "", "no test grades it"),
             ("wrong()", "right()", "the starter is the solution"),
         ] {

@@ -44,6 +44,8 @@ pub struct Block {
     /// Whether it needs root. Where there is none, and none to be had without a password, it is not compared.
     #[serde(default)]
     root: bool,
+    /// The series of kernels, such as `6.18`, for output that differs between them. On another one it is not compared.
+    kernel: Option<String>,
     /// The packages to build in release profile before, for a command that runs what lies in `target/release`.
     #[serde(default)]
     build: Vec<String>,
@@ -89,10 +91,8 @@ pub(super) fn check(workspace: &Workspace, bless: bool, tally: &mut Tally) -> Re
     let mut faults = Vec::new();
     let mut compared = 0;
     for block in &definitions.blocks {
-        if block.root
-            && let Err(why) = Privilege::obtain(&format!("`{}`", block.command))
-        {
-            Tally::left_out("console", &format!("{} was not compared: {why}", block.name));
+        if let Err(why) = block.can_run_here() {
+            Tally::left_out("console", &format!("{} was not compared: {why:#}", block.name));
             continue;
         }
         faults.extend(block.check(workspace, bless)?);
@@ -107,6 +107,20 @@ pub(super) fn check(workspace: &Workspace, bless: bool, tally: &mut Tally) -> Re
 }
 
 impl Block {
+    fn can_run_here(&self) -> Result<()> {
+        if let Some(series) = &self.kernel {
+            let release =
+                fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release is not known")?;
+            if !is_of_series(release.trim(), series) {
+                bail!("it is about Linux {series}, and this is {}", release.trim());
+            }
+        }
+        if self.root {
+            Privilege::obtain(&format!("`{}`", self.command))?;
+        }
+        Ok(())
+    }
+
     fn check(&self, workspace: &Workspace, bless: bool) -> Result<Option<Fault>> {
         let file = Path::new(FOLDER).join(format!("{}.txt", self.name));
         let path = workspace.root().join(&file);
@@ -205,6 +219,13 @@ impl Block {
     }
 }
 
+/// Whether a kernel's release, such as `6.1.2-amd64`, is of a series such as `6.1`.
+fn is_of_series(release: &str, series: &str) -> bool {
+    release
+        .strip_prefix(series)
+        .is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+}
+
 /// The command as it is run here: `cargo xtask` is this very program, and `sudo` is left out where we are root.
 fn runnable(command: &str) -> Result<String> {
     let xtask = env::current_exe().context("this program's own path is not known")?;
@@ -224,6 +245,7 @@ mod tests {
             name: "example".into(),
             command: "true".into(),
             root: false,
+            kernel: None,
             build: Vec::new(),
             show: Streams::Both,
             status: 0,
@@ -249,6 +271,12 @@ mod tests {
         let block = block(&[(r"\d+ packets/s", "R packets/s")]);
         let text = block.normalise("12 packets, 7 packets/s  \n\n").unwrap();
         assert_eq!(text, "12 packets, R packets/s\n");
+    }
+
+    #[test]
+    fn a_kernel_is_of_its_series_and_of_no_other() {
+        assert!(is_of_series("6.1.2-amd64", "6.1") && is_of_series("6.1", "6.1"));
+        assert!(!is_of_series("6.18.4", "6.1") && !is_of_series("7.6.1", "6.1"));
     }
 
     #[test]

@@ -94,13 +94,13 @@ fn build_and_check(workspace: &Workspace, bless: bool, xtask: &clap::Command) ->
     let mut tally = Tally::default();
     // First, so that the pages are built with what the commands print now.
     console::check(workspace, bless, &mut tally)?;
-    tally.add("pages", pages::check(workspace.root(), xtask)?);
+    tally.add("pages", &pages::check(workspace.root(), xtask)?);
     let complaints = build(workspace)?;
     // What the pages include and is not there was told already, and better.
     if tally.faults == 0 && !complaints.is_empty() {
         bail!("mdbook builds the guide only in part: {}", complaints.join("; "));
     }
-    tally.add("links", links::check(workspace.root(), &book(workspace).join("book"))?);
+    tally.add("links", &links::check(workspace.root(), &book(workspace).join("book"))?);
     if tally.faults > 0 {
         bail!("the guide says {} not so; see above", things(tally.faults));
     }
@@ -115,7 +115,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, what: &str, checked: Checked) {
+    fn add(&mut self, what: &str, checked: &Checked) {
         let style = terminal::stdout();
         let mark = if checked.faults.is_empty() {
             style.green("✓")

@@ -85,7 +85,7 @@ impl Exercise {
             Ok(source) => match region(&source, &self.anchor) {
                 Err(cause) => faults.push(format!("{}: {cause}", self.file.display())),
                 Ok(solution) if solution.trim() == self.starter.trim() => {
-                    faults.push("the starter is the solution".into())
+                    faults.push("the starter is the solution".into());
                 }
                 Ok(_) => {}
             },

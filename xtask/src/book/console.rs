@@ -21,8 +21,9 @@ pub const DEFINITIONS: &str = "book/console.toml";
 /// Where their output is kept.
 pub const FOLDER: &str = "book/console";
 
-/// How long a command may take. Those of the guide take seconds; this ends one that hangs.
-const TIME_LIMIT: Duration = Duration::from_mins(2);
+/// How long a command may take. Those of the guide take seconds, unless they wait for another cargo; this ends one that
+/// hangs.
+const TIME_LIMIT: Duration = Duration::from_mins(10);
 
 /// `book/console.toml`.
 #[derive(Deserialize)]
@@ -39,7 +40,7 @@ pub struct Definitions {
 pub struct Block {
     /// The name of its file in `book/console`, without `.txt`.
     pub name: String,
-    /// The command, as a reader would type it in the project's folder.
+    /// The command, as a reader would type it in the project's folder: one command, or a pipeline.
     pub command: String,
     /// Whether it needs root. Where there is none, and none to be had without a password, it is not compared.
     #[serde(default)]
@@ -98,11 +99,9 @@ pub(super) fn check(workspace: &Workspace, bless: bool, tally: &mut Tally) -> Re
         faults.extend(block.check(workspace, bless)?);
         compared += 1;
     }
-    let summary = match bless {
-        true => format!("{compared} commands were run, and what they printed was written"),
-        false => format!("{compared} commands were run, and what they printed was compared"),
-    };
-    tally.add("console", Checked { summary, faults });
+    let done = if bless { "written" } else { "compared" };
+    let summary = format!("{compared} commands were run, and what they printed was {done}");
+    tally.add("console", &Checked { summary, faults });
     Ok(())
 }
 
@@ -230,10 +229,12 @@ fn is_of_series(release: &str, series: &str) -> bool {
 fn runnable(command: &str) -> Result<String> {
     let xtask = env::current_exe().context("this program's own path is not known")?;
     let command = command.replacen("cargo xtask ", &format!("'{}' ", xtask.display()), 1);
-    Ok(match command.strip_prefix("sudo ") {
-        Some(rest) if crate::privilege::is_root() => rest.to_owned(),
-        _ => command,
-    })
+    let command = match command.strip_prefix("sudo ") {
+        Some(rest) if crate::privilege::is_root() => rest,
+        _ => &command,
+    };
+    // So that ending the shell, should it take too long, ends the command.
+    Ok(format!("exec {command}"))
 }
 
 #[cfg(test)]
@@ -283,7 +284,7 @@ mod tests {
     fn a_command_that_ends_otherwise_than_expected_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let mut block = block(&[]);
-        block.command = "echo broken; exit 3".into();
+        block.command = "sh -c 'echo broken; exit 3'".into();
         let error = block.run(&Workspace::at(folder.path())).unwrap_err().to_string();
         assert!(error.contains("status 3") && error.contains("broken"), "{error}");
         block.status = 3;
@@ -294,7 +295,7 @@ mod tests {
     fn only_the_wanted_stream_is_shown() {
         let folder = tempfile::tempdir().unwrap();
         let mut block = block(&[]);
-        block.command = "echo out; echo err >&2".into();
+        block.command = "sh -c 'echo out; echo err >&2'".into();
         for (show, expected) in [
             (Streams::Both, "out\nerr\n"),
             (Streams::Output, "out\n"),

@@ -52,12 +52,21 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    end_with_the_reader();
     match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A reader that has seen enough, as `head` does, ends this program quietly; Rust would have it fail with a panic.
+fn end_with_the_reader() {
+    // SAFETY: the disposition is set to its default before there are other threads.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
 }
 

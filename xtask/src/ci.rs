@@ -14,7 +14,6 @@ use clap::Args;
 use crate::{
     cargo::{self, Package},
     fuzz, interrupt, setup, terminal,
-    tools::CARGO_FUZZ,
     workspace::Workspace,
 };
 
@@ -45,8 +44,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         0 => Vec::new(),
         _ => fuzz::targets(workspace.root())?,
     };
-    let fuzzer = (!fuzz_targets.is_empty()).then_some(CARGO_FUZZ);
-    setup::ensure_with(workspace, fuzzer)?;
+    setup::ensure(workspace)?;
+    if !fuzz_targets.is_empty() {
+        fuzz::prepare(workspace)?;
+    }
 
     let packages = cargo::packages(workspace)?;
     let mut checks = vec![formatting(workspace), lints(workspace)];

@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: runs the fuzz targets of the labs, each for a while, on the stable toolchain.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{cargo, labs, setup, terminal, tools::CARGO_FUZZ, usage::UsageError, workspace::Workspace};
+use crate::{
+    cargo, labs, machine::find_in_path, setup, terminal, toolchain, tools::CARGO_FUZZ, usage::UsageError,
+    workspace::Workspace,
+};
 
 /// How many folders below the workspace a fuzz folder may lie: `lab01-count-packets/common/fuzz`.
 const DEPTH: usize = 3;
@@ -60,9 +63,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     if targets.is_empty() {
         bail!("there are no fuzz targets below {}", below.display());
     }
-    setup::ensure_with(workspace, [CARGO_FUZZ])?;
+    prepare(workspace)?;
     for target in &targets {
-        println!("{}", terminal::stdout().bold(&format!("── {}", target.name)));
+        let heading = format!("── {} for {} s", target.name, options.seconds);
+        println!("{}", terminal::stdout().bold(&heading));
         let status = command(workspace, target, options.seconds)
             .status()
             .context("cargo-fuzz cannot be started")?;
@@ -77,17 +81,27 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Installs what fuzzing needs, or says what the user must install.
+pub fn prepare(workspace: &Workspace) -> Result<()> {
+    if find_in_path("c++", &env::var_os("PATH").unwrap_or_default()).is_none() {
+        bail!("no C++ compiler `c++` on PATH, by which the fuzzer is built; on Debian: sudo apt-get install g++");
+    }
+    setup::ensure_with(workspace, [CARGO_FUZZ])
+}
+
 /// The command that runs a target for so many seconds.
 pub fn command(workspace: &Workspace, target: &Target, seconds: u64) -> Command {
     let mut command = Command::new(workspace.tool(CARGO_FUZZ.name));
     command
         .args(["run", &target.name, "--fuzz-dir"])
         .arg(&target.folder)
-        .args(["--", &format!("-max_total_time={seconds}"), "-print_final_stats=1"])
+        .args(["--", &format!("-max_total_time={seconds}")])
+        // Without a line for every input that reached something new.
+        .args(["-verbosity=0", "-print_final_stats=1"])
         .current_dir(&target.folder)
         // The sanitizers are behind `-Z` flags, which a stable compiler takes only so.
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO", crate::toolchain::cargo());
+        .env("CARGO", toolchain::cargo());
     command
 }
 

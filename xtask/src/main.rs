@@ -70,6 +70,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    end_with_the_reader();
     let command_line = CommandLine::parse();
     match dispatch(command_line.command) {
         Ok(status) => status,
@@ -78,6 +79,14 @@ fn main() -> ExitCode {
             eprintln!("{} {error:#}", terminal::stderr().red("error:"));
             ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
         }
+    }
+}
+
+/// A reader that has seen enough, as `head` does, ends this program quietly; Rust would have it fail with a panic.
+fn end_with_the_reader() {
+    // SAFETY: the disposition is set to its default before there are other threads.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
 }
 

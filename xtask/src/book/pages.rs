@@ -73,6 +73,13 @@ impl Guide<'_> {
         for (number, line) in numbered(text) {
             for include in INCLUDE.captures_iter(line) {
                 let mut fault = |text| faults.push(Fault::new(relative(self.root, page), number, text));
+                // mdBook indents the first line only: in a list, the others would end the list.
+                if line.starts_with(char::is_whitespace) {
+                    fault(format!(
+                        "includes {} in an indented line; put it at the start of one",
+                        &include[1]
+                    ));
+                }
                 let target = page.with_file_name("").join(&include[1]);
                 let Ok(target) = target.canonicalize() else {
                     fault(format!("includes {}, which does not exist", &include[1]));
@@ -306,6 +313,15 @@ mod tests {
             "{found:#?}"
         );
         assert!(found[1].contains("main.rs, which does not exist"), "{found:#?}");
+    }
+
+    #[test]
+    fn an_include_in_a_list_which_would_end_the_list_is_found() {
+        let found = faults("- item\n\n  ```rust\n  {{#include ../../lib.rs:here}}\n  ```\n");
+        assert!(
+            found.len() == 1 && found[0].contains("in an indented line"),
+            "{found:#?}"
+        );
     }
 
     #[test]

@@ -1,1 +1,277 @@
-fn main() {}
+//! What the firewall costs a packet, and how the ways to look an address up compare: `cargo xtask bench lab02`.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use aya::{Ebpf, programs::Xdp};
+use clap::Parser;
+use lab01_count_packets::{load, outcome};
+use lab02_xdp_firewall::{
+    OBJECT,
+    policy::Policy,
+    tables::{FirewallTables, map_sizes},
+    value::{PortRange, Rate},
+};
+use lab02_xdp_firewall_common::{firewall::Fragments, prefix_set::build::Prefix};
+use testbed::{
+    Spread,
+    bpf::{ProgramType, TestRun, empty_program, test_run},
+    figures::{self, Row},
+    packets,
+};
+
+/// Measures what the firewall costs a packet, in nanoseconds.
+#[derive(Parser)]
+#[command(max_term_width = 100)]
+struct Options {
+    /// Print the figures as JSON.
+    #[arg(long)]
+    json: bool,
+
+    /// Write the figures as a Markdown table into this file, too.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+
+    /// How many rounds to take the median of.
+    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u8).range(1..), value_name = "N")]
+    rounds: u8,
+
+    /// Given by cargo; means nothing here.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    outcome::exit_code(run(&options))
+}
+
+fn run(options: &Options) -> Result<()> {
+    let cases = cases();
+    let mut prepared = cases.iter().map(Case::prepare).collect::<Result<Vec<_>>>()?;
+    let empty = empty_program(ProgramType::Xdp)?;
+    let mut rows: Vec<Row<'_>> = prepared.iter().map(|case| case.row(&empty)).collect();
+    let figures = figures::measure(&mut rows, options.rounds)?;
+    drop(rows);
+    if let Some(path) = &options.markdown {
+        std::fs::write(path, figures.markdown()).with_context(|| format!("{} cannot be written", path.display()))?;
+    }
+    if options.json {
+        println!("{}", figures.json());
+    } else {
+        print!("{}", figures.table());
+        println!();
+        for case in &mut prepared {
+            case.report_loading()?;
+        }
+    }
+    Ok(())
+}
+
+/// How often a program runs in a round.
+const RUNS: u32 = 100_000;
+
+/// A policy and the packets that meet it.
+struct Case {
+    name: &'static str,
+    policy: Policy,
+    packets: Packets,
+}
+
+enum Packets {
+    /// One and the same.
+    Fixed(Vec<u8>),
+    /// Of these sources by turns, in random order.
+    SpreadV4(Vec<[u8; 4]>),
+    SpreadV6(Vec<[u8; 16]>),
+}
+
+const OPEN: Policy = Policy {
+    block: Vec::new(),
+    allow: Vec::new(),
+    block_ports: Vec::new(),
+    block_source_ports: Vec::new(),
+    allow_ports: Vec::new(),
+    block_macs: Vec::new(),
+    limit: None,
+    drop_by_default: false,
+    drop_malformed: true,
+    fragments: Fragments::Pass,
+};
+
+fn cases() -> Vec<Case> {
+    let block = |block: Vec<Prefix>| Policy { block, ..OPEN };
+    let ports: Vec<PortRange> = vec!["tcp/8000-8999".parse().expect("a range")];
+    let mut cases = vec![
+        Case { name: "no rule", policy: OPEN, packets: Packets::Fixed(frame_v4(OUTSIDE)) },
+        Case { name: "ports", policy: Policy { block_ports: ports.clone(), ..OPEN }, packets: Packets::Fixed(frame_v4(OUTSIDE)) },
+        Case {
+            name: "rate limit, one source",
+            policy: Policy { limit: Some((Rate::Packets(1_000_000_000), 1_000_000)), ..OPEN },
+            packets: Packets::Fixed(frame_v4(OUTSIDE)),
+        },
+    ];
+    for (count, hit, miss, spread, singles) in [
+        (10, "10 prefixes: hit", "10 prefixes: miss", "10 prefixes: spread hits", "10 addresses: spread hits"),
+        (1_000, "1,000 prefixes: hit", "1,000 prefixes: miss", "1,000 prefixes: spread hits", "1,000 addresses: spread hits"),
+        (100_000, "100,000 prefixes: hit", "100,000 prefixes: miss", "100,000 prefixes: spread hits", "100,000 addresses: spread hits"),
+    ] {
+        let prefixes = prefixes_v4(count);
+        let inside = inside_v4(&prefixes);
+        cases.push(Case { name: hit, policy: block(prefixes.clone()), packets: Packets::Fixed(frame_v4(inside[0])) });
+        cases.push(Case { name: miss, policy: block(prefixes.clone()), packets: Packets::Fixed(frame_v4(OUTSIDE)) });
+        cases.push(Case { name: spread, policy: block(prefixes), packets: Packets::SpreadV4(inside) });
+        let addresses = addresses_v4(count);
+        let policy = block(addresses.iter().map(|address| Prefix::single(Ipv4Addr::from(*address).into())).collect());
+        cases.push(Case { name: singles, policy, packets: Packets::SpreadV4(addresses) });
+    }
+    let prefixes = prefixes_v6(100_000);
+    let inside = inside_v6(&prefixes);
+    cases.push(Case {
+        name: "100,000 IPv6 prefixes: spread hits",
+        policy: block(prefixes),
+        packets: Packets::SpreadV6(inside.clone()),
+    });
+    let singles = inside.iter().map(|address| Prefix::single(Ipv6Addr::from(*address).into())).collect();
+    cases.push(Case {
+        name: "100,000 IPv6 addresses: spread hits",
+        policy: block(singles),
+        packets: Packets::SpreadV6(inside),
+    });
+    cases
+}
+
+/// An address that no prefix of the lists holds.
+const OUTSIDE: [u8; 4] = [192, 0, 2, 7];
+
+/// A reproducible stream of numbers (splitmix64).
+fn numbers(seed: u64) -> impl Iterator<Item = u64> {
+    let mut state = seed;
+    std::iter::repeat_with(move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    })
+}
+
+fn addresses_v4(count: usize) -> Vec<[u8; 4]> {
+    let random = numbers(1).map(|number| (number as u32).to_be_bytes());
+    random.filter(|address| address[..3] != OUTSIDE[..3]).take(count).collect()
+}
+
+/// Prefixes of 17 to 28 bits, as lists of networks have them.
+fn prefixes_v4(count: usize) -> Vec<Prefix> {
+    let lengths = numbers(2).map(|number| 17 + (number % 12) as u8);
+    let addresses = numbers(3).map(|number| Ipv4Addr::from(number as u32));
+    let prefixes = addresses.zip(lengths).filter_map(|(address, len)| Prefix::new(address.into(), len));
+    prefixes.filter(|prefix| !prefix.contains(Ipv4Addr::from(OUTSIDE).into())).take(count).collect()
+}
+
+fn inside_v4(prefixes: &[Prefix]) -> Vec<[u8; 4]> {
+    let addresses = prefixes.iter().filter_map(|prefix| match prefix.address() {
+        IpAddr::V4(address) => Some(address.octets()),
+        IpAddr::V6(_) => None,
+    });
+    addresses.collect()
+}
+
+/// Prefixes of 32 to 64 bits.
+fn prefixes_v6(count: usize) -> Vec<Prefix> {
+    let lengths = numbers(4).map(|number| 32 + (number % 33) as u8);
+    let addresses = numbers(5).map(|number| Ipv6Addr::from(u128::from(number >> 3 | 1 << 61) << 64));
+    addresses.zip(lengths).filter_map(|(address, len)| Prefix::new(address.into(), len)).take(count).collect()
+}
+
+fn inside_v6(prefixes: &[Prefix]) -> Vec<[u8; 16]> {
+    let addresses = prefixes.iter().filter_map(|prefix| match prefix.address() {
+        IpAddr::V6(address) => Some(address.octets()),
+        IpAddr::V4(_) => None,
+    });
+    addresses.collect()
+}
+
+fn frame_v4(source: [u8; 4]) -> Vec<u8> {
+    packets::ethernet().ipv4(Ipv4Addr::from(source), "198.51.100.1").udp(1000, 53).payload([0; 18]).build()
+}
+
+fn frame_v6() -> Vec<u8> {
+    packets::ethernet().ipv6("2001:db8::7", "2001:db8::1").udp(1000, 53).payload([0; 18]).build()
+}
+
+/// A case whose policy is in force in a program of its own.
+struct Prepared<'a> {
+    name: &'static str,
+    policy: &'a Policy,
+    ebpf: Ebpf,
+    tables: FirewallTables,
+    frame: Vec<u8>,
+    spread: Option<Spread>,
+}
+
+impl Case {
+    fn prepare(&self) -> Result<Prepared<'_>> {
+        let max_entries = self.policy.block.len().max(1) as u32;
+        let mut ebpf = load::load_object(OBJECT, &map_sizes(max_entries))?;
+        let program: &mut Xdp = load::program(&mut ebpf, "firewall", "XDP")?;
+        program.load().map_err(|error| load::explain_program("firewall", error))?;
+        let mut tables = FirewallTables::take(&mut ebpf, max_entries)?;
+        tables.apply(&self.policy)?;
+        let (frame, spread) = match &self.packets {
+            Packets::Fixed(frame) => (frame.clone(), None),
+            Packets::SpreadV4(addresses) => (frame_v4(OUTSIDE), Some(Spread::over_ipv4(&shuffled(addresses))?)),
+            Packets::SpreadV6(addresses) => (frame_v6(), Some(Spread::over_ipv6(&shuffled(addresses))?)),
+        };
+        Ok(Prepared { name: self.name, policy: &self.policy, ebpf, tables, frame, spread })
+    }
+}
+
+/// In an order that has nothing to do with the addresses, repeated up to 65,536 of them or more.
+fn shuffled<T: Copy>(addresses: &[T]) -> Vec<T> {
+    let count = addresses.len().max(1 << 16);
+    numbers(6).map(|number| addresses[number as usize % addresses.len()]).take(count).collect()
+}
+
+impl Prepared<'_> {
+    fn row<'b>(&'b self, empty: &'b OwnedFd) -> Row<'b> {
+        Row::new(self.name, || self.measure(empty.as_fd()), || self.measure(self.program()))
+    }
+
+    fn program(&self) -> BorrowedFd<'_> {
+        let program: &Xdp = self.ebpf.program("firewall").and_then(|program| program.try_into().ok()).expect("it is loaded");
+        program.fd().expect("it is loaded").as_fd()
+    }
+
+    fn measure(&self, program: BorrowedFd<'_>) -> testbed::Result<u32> {
+        let first = match &self.spread {
+            None => program,
+            Some(spread) => {
+                spread.before(program)?;
+                spread.program()
+            }
+        };
+        Ok(test_run(first, TestRun::repeated(&self.frame, RUNS))?.duration_ns)
+    }
+
+    /// How long a policy of many entries takes from the list in memory to being in force.
+    fn report_loading(&mut self) -> Result<()> {
+        if self.policy.block.len() < 100_000 {
+            return Ok(());
+        }
+        let mut times_ms: Vec<f64> = Vec::new();
+        for _ in 0..7 {
+            let start = Instant::now();
+            self.tables.apply(self.policy)?;
+            times_ms.push(start.elapsed().as_secs_f64() * 1000.0);
+        }
+        times_ms.sort_by(f64::total_cmp);
+        println!("{}: in force after {:.1} ms (median of 7)", self.name, times_ms[3]);
+        Ok(())
+    }
+}

@@ -33,7 +33,7 @@ impl Barrier {
         let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
         // SAFETY: for this command the kernel reads this member of the union.
         let element = unsafe { &mut attributes.__bindgen_anon_2 };
-        element.map_fd = self.outer.as_raw_fd() as u32;
+        element.map_fd = self.outer.as_raw_fd().cast_unsigned();
         element.key = (&raw const key) as u64;
         element.__bindgen_anon_1.value = (&raw const value) as u64;
         bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes)?;
@@ -50,7 +50,7 @@ fn create_map(map_type: bpf_map_type, inner: Option<&OwnedFd>) -> io::Result<Own
     create.key_size = 4;
     create.value_size = 4;
     create.max_entries = 1;
-    create.inner_map_fd = inner.map_or(0, |inner| inner.as_raw_fd() as u32);
+    create.inner_map_fd = inner.map_or(0, |inner| inner.as_raw_fd().cast_unsigned());
     let fd = bpf(bpf_cmd::BPF_MAP_CREATE, &mut attributes)?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

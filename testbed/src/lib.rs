@@ -35,6 +35,7 @@ mod cgroup;
 pub mod demo;
 mod error;
 mod ethtool;
+pub mod figures;
 mod frames;
 pub mod harness;
 mod host;

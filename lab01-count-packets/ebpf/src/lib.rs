@@ -5,6 +5,8 @@
 // Nothing in a program may panic: there is nobody to catch it, and the verifier would have to follow the message.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     btf_maps::{PerCpuArray, PerCpuHashMap},
@@ -68,9 +70,41 @@ impl Packet for Frame {
             return None;
         }
         // SAFETY: the header lies inside the packet, as was just compared, and any bits make a `Header`.
-        Some(unsafe { (start as *const H).read_unaligned() })
+        Some(unsafe { load(start) })
     }
     // ANCHOR_END: read
+}
+
+/// Copies a header out of the packet, word by word.
+///
+/// Headers are made of bytes and lie at any offset, so `read_unaligned` would load each byte by itself: the compiler
+/// does not know that an eBPF load of a word from a packet needs no alignment. The kernel does, where the processor has
+/// no need of it either (`check_pkt_ptr_alignment` in `kernel/bpf/verifier.c`); C programs rely on it with every `ip->saddr`.
+///
+/// # Safety
+///
+/// The whole header lies inside the packet.
+#[inline(always)]
+unsafe fn load<H: Header>(start: usize) -> H {
+    let mut header = MaybeUninit::<H>::uninit();
+    let (from, to) = (start as *const u8, header.as_mut_ptr().cast::<u8>());
+    let mut copied = 0;
+    while copied + 4 <= size_of::<H>() {
+        // SAFETY: both lie inside the header, and see above on the alignment.
+        unsafe { to.add(copied).cast::<u32>().write_unaligned(*from.add(copied).cast::<u32>()) };
+        copied += 4;
+    }
+    if copied + 2 <= size_of::<H>() {
+        // SAFETY: as above.
+        unsafe { to.add(copied).cast::<u16>().write_unaligned(*from.add(copied).cast::<u16>()) };
+        copied += 2;
+    }
+    if copied < size_of::<H>() {
+        // SAFETY: the last byte of the header.
+        unsafe { *to.add(copied) = *from.add(copied) };
+    }
+    // SAFETY: all of its bytes were written, and any bits make a `Header`.
+    unsafe { header.assume_init() }
 }
 
 /// Counts a packet of `bytes` bytes under `index`; returns how many were counted there on this CPU, this one included.

@@ -59,7 +59,7 @@ fn count(ctx: &XdpContext, headers: &Headers, bytes: u64) {
     count_at(&PACKETS_BY_PROTOCOL, Protocol::of(headers).index(), bytes);
     let counted = match headers.ip_version {
         4 => count_by(&PACKETS_BY_IPV4_SOURCE, &headers.source.ipv4(), bytes),
-        6 => count_by(&PACKETS_BY_IPV6_SOURCE, headers.source.ipv6(), bytes),
+        6 => count_by(&PACKETS_BY_IPV6_SOURCE, &headers.source.ipv6(), bytes),
         _ => Ok(()),
     };
     if counted.is_err() && count_at(&PACKETS_OF_UNTRACKED_SOURCES, 0, bytes) == 1 {

@@ -158,7 +158,7 @@ impl Counted {
 pub fn source_of(headers: &Headers) -> Option<IpAddr> {
     match headers.ip_version {
         4 => Some(IpAddr::from(headers.source.ipv4())),
-        6 => Some(IpAddr::from(*headers.source.ipv6())),
+        6 => Some(IpAddr::from(headers.source.ipv6())),
         _ => None,
     }
 }

@@ -23,8 +23,12 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// The fraction bits of `token_ns_scaled`: at 100 Gbit/s a byte takes 0.08 ns, and that to one part in 80,000.
-    pub const FRACTION_BITS: u32 = 20;
+    /// The fraction bits of `token_ns_scaled`: at 100 Gbit/s a byte takes 0.08 ns, and that to one part in 20,000; and at
+    /// a byte a second a packet of [`Limit::MAX_TOKENS`] does not overflow.
+    pub const FRACTION_BITS: u32 = 18;
+
+    /// The most tokens that are taken at once: more than the longest IP packet has bytes.
+    pub const MAX_TOKENS: u64 = 70_000;
 
     /// A limit of `rate` tokens a second and a bucket of `burst` tokens. A rate of 0 lets the burst pass, once.
     pub const fn new(rate: u64, burst: u64) -> Self {
@@ -47,13 +51,15 @@ impl Limit {
         }
     }
 
-    /// How long `tokens` take to come, in nanoseconds, rounded to the nearest. `tokens` is a length in bytes or 1, so it does not overflow.
+    /// How long `tokens`, at most [`Limit::MAX_TOKENS`], take to come, in nanoseconds, rounded to the nearest.
     #[inline(always)]
     pub const fn cost_ns(&self, tokens: u64) -> u64 {
         let half = 1 << (Self::FRACTION_BITS - 1);
         (tokens.wrapping_mul(self.token_ns_scaled) + half) >> Self::FRACTION_BITS
     }
 }
+
+const _: () = assert!(Limit::MAX_TOKENS < (u64::MAX - (1 << 17)) / Limit::new(1, 1).token_ns_scaled);
 
 impl Bucket {
     /// Takes tokens that take `cost_ns` to come out of a bucket that takes `burst_ns` to fill; false, and nothing taken,

@@ -412,7 +412,7 @@ impl Inspection {
                 return false;
             }
             self.lookups += 1;
-            set.contains_v6(tables, self.headers.source.ipv6())
+            set.contains_v6(tables, &self.headers.source.ipv6())
         }
     }
 
@@ -447,14 +447,8 @@ impl Inspection {
 
     #[inline(always)]
     fn exceeds_limit<T: Tables>(&mut self, tables: &T, config: &Config) -> bool {
-        let Headers {
-            payload_offset,
-            network_offset,
-            payload_len,
-            ..
-        } = self.headers;
         let tokens = match config.limits {
-            Config::BYTES => (payload_offset - network_offset) as u64 + u64::from(payload_len),
+            Config::BYTES => self.ip_len(),
             _ => 1,
         };
         self.lookups += 1;
@@ -466,10 +460,24 @@ impl Inspection {
         )
     }
 
+    /// The length of the IP packet in bytes.
+    #[inline(always)]
+    fn ip_len(&self) -> u64 {
+        // A jumbogram says 0, which must not make it cheap; it is longer than 65,535 bytes, or it would not be one.
+        let payload_len = if self.headers.payload_end() == usize::MAX {
+            1 << 16
+        } else {
+            u64::from(self.headers.payload_len)
+        };
+        (self.headers.payload_offset - self.headers.network_offset) as u64 + payload_len
+    }
+
     #[inline(always)]
     fn is_neighbour_discovery(&self) -> bool {
         // Router and neighbour solicitation and advertisement, and redirect.
-        self.upper.protocol == ICMPV6 && matches!(self.transport.icmp_type, 133..=137)
+        self.headers.ip_version == 6
+            && self.upper.protocol == ICMPV6
+            && matches!(self.transport.icmp_type, 133..=137)
     }
 }
 
@@ -485,8 +493,8 @@ enum PortVerdict {
 /// A hash of who sends: the address of IPv4, the first 64 bits of IPv6, as a host there commands a whole /64.
 #[inline(always)]
 pub fn source_hash(headers: &Headers, key: [u64; 2]) -> u32 {
-    let [a, b, c, d, e, f, g, h, ..] = *headers.source.ipv6();
-    let source = u64::from_ne_bytes([a, b, c, d, e, f, g, h]) ^ u64::from(headers.ip_version) << 61;
+    let network = (u128::from_be_bytes(headers.source.ipv6()) >> 64) as u64;
+    let source = network ^ u64::from(headers.ip_version) << 61;
     let [first, second] = key;
     let mut hash = (source ^ first).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash = (hash ^ hash >> 32)

@@ -273,9 +273,9 @@ impl Transport {
         if headers.ip_version == 0 || upper.part == Part::Later {
             return Ok(Self::EMPTY);
         }
-        read_header(packet, headers, upper).map_err(|truncated| match upper.part {
-            Part::First => Malformed::TinyFragment,
-            _ => truncated,
+        read_header(packet, headers, upper).map_err(|malformed| match (upper.part, malformed) {
+            (Part::Whole, _) | (_, Malformed::TcpDataOffset) => malformed,
+            _ => Malformed::TinyFragment,
         })
         // ANCHOR_END: parse
     }
@@ -333,6 +333,7 @@ fn behind_extensions<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Resul
     // ANCHOR: extensions
     let mut protocol = headers.protocol;
     let mut offset = headers.payload_offset;
+    let end = headers.payload_end();
     let mut fragment = None;
     for position in 0..=MAX_EXTENSION_HEADERS {
         let unit = EXTENSION_UNIT[usize::from(protocol)];
@@ -350,7 +351,8 @@ fn behind_extensions<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Resul
         let is_fragment = protocol == FRAGMENT;
         protocol = next;
         offset += 8 + usize::from(len) * usize::from(unit);
-        if offset > MAX_TRANSPORT_OFFSET || !packet.holds(offset) {
+        // What lies behind the payload's end is padding, which anyone can fill with a header.
+        if offset > MAX_TRANSPORT_OFFSET || offset > end || !packet.holds(offset) {
             return Err(Malformed::ExtensionTruncated);
         }
         if is_fragment {
@@ -372,13 +374,14 @@ fn behind_extensions<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Resul
     // ANCHOR_END: extensions
     let [_, _, _, flags, id @ ..] = fragment;
     let more = u16::from(flags) & IPV6_MORE_FRAGMENTS != 0;
-    let len = headers.payload_end().saturating_sub(offset) as u32;
+    let len = end.saturating_sub(offset) as u32;
     let part = part_of(protocol, fragment_offset(fragment), more, len)?;
+    let fragment_id = if part == Part::Whole { 0 } else { u32::from_be_bytes(id) };
     Ok(Upper {
         protocol,
         offset,
         part,
-        fragment_id: u32::from_be_bytes(id),
+        fragment_id,
     })
 }
 

@@ -46,13 +46,13 @@ pub fn take_tokens<const N: usize>(
     // ANCHOR: locked
     // SAFETY: the value lies in the map for as long as the map does, and the lock is held while it is read and written.
     unsafe {
-        lock(&raw mut (*shared).lock as *mut _);
+        lock((&raw mut (*shared).lock).cast());
         let mut bucket = Bucket {
             full_at_ns: (*shared).full_at_ns,
         };
         let taken = bucket.take(now_ns, cost_ns, burst_ns);
         (*shared).full_at_ns = bucket.full_at_ns;
-        unlock(&raw mut (*shared).lock as *mut _);
+        unlock((&raw mut (*shared).lock).cast());
         taken
     }
     // ANCHOR_END: locked

@@ -95,7 +95,7 @@ impl Node for NodeV4 {
         for bound in &self.bounds {
             // The sign of a difference that cannot overflow, instead of a comparison: eBPF has no instruction that sets
             // a register by a comparison, only jumps, and these would be mispredicted half of the time.
-            rank += (i64::from(*bound) - i64::from(key) - 1) as u64 >> 63;
+            rank += (i64::from(*bound) - i64::from(key) - 1).cast_unsigned() >> 63;
         }
         rank as u32
         // ANCHOR_END: rank
@@ -121,11 +121,8 @@ impl KeyV6 {
     /// From the octets in the order of the wire.
     #[inline(always)]
     pub const fn from_octets(octets: &[u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *octets;
-        Self {
-            high: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
-            low: u64::from_be_bytes([i, j, k, l, m, n, o, p]),
-        }
+        let bits = u128::from_be_bytes(*octets);
+        Self { high: (bits >> 64) as u64, low: bits as u64 }
     }
 
     /// 1 if it is below `other`, else 0; without a branch.

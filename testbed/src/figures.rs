@@ -1,0 +1,169 @@
+//! Figures of benchmarks: what a program costs a packet above an empty one, measured by turns in the same run.
+//!
+//! A benchmark makes [`Row`]s of closures that measure once, [`measure`]s them, and shows the [`Figures`].
+
+use std::{fmt::Write as _, fs};
+
+use serde::Serialize;
+
+use crate::Result;
+
+/// One thing to measure beside its floor: each closure returns nanoseconds a packet.
+pub struct Row<'a> {
+    name: String,
+    floor: Box<dyn FnMut() -> Result<u32> + 'a>,
+    program: Box<dyn FnMut() -> Result<u32> + 'a>,
+    floor_ns: Vec<u32>,
+    program_ns: Vec<u32>,
+}
+
+impl<'a> Row<'a> {
+    /// A row called `name`.
+    pub fn new(
+        name: impl Into<String>,
+        floor: impl FnMut() -> Result<u32> + 'a,
+        program: impl FnMut() -> Result<u32> + 'a,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            floor: Box::new(floor),
+            program: Box::new(program),
+            floor_ns: Vec::new(),
+            program_ns: Vec::new(),
+        }
+    }
+
+    fn measure(&mut self) -> Result<()> {
+        self.floor_ns.push((self.floor)()?);
+        self.program_ns.push((self.program)()?);
+        Ok(())
+    }
+
+    fn figure(&self) -> Figure {
+        let differences: Vec<i64> = std::iter::zip(&self.program_ns, &self.floor_ns)
+            .map(|(program, floor)| i64::from(*program) - i64::from(*floor))
+            .collect();
+        Figure {
+            name: self.name.clone(),
+            floor_ns: median(&self.floor_ns),
+            program_ns: median(&self.program_ns),
+            above_floor_ns: median(&differences),
+            least_ns: differences.iter().copied().min().unwrap_or_default(),
+            most_ns: differences.iter().copied().max().unwrap_or_default(),
+        }
+    }
+}
+
+/// Measures all rows `rounds` times by turns, after a round that does not count.
+pub fn measure(rows: &mut [Row<'_>], rounds: u8) -> Result<Figures> {
+    for row in rows.iter_mut() {
+        (row.floor)()?;
+        (row.program)()?;
+    }
+    for _ in 0..rounds {
+        for row in rows.iter_mut() {
+            row.measure()?;
+        }
+    }
+    Ok(Figures {
+        machine: machine(),
+        rounds,
+        rows: rows.iter().map(Row::figure).collect(),
+    })
+}
+
+fn median<T: Copy + Ord + Default>(values: &[T]) -> T {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+/// All that was measured.
+#[derive(Debug, Serialize)]
+pub struct Figures {
+    /// What it was measured on.
+    pub machine: String,
+    /// How many rounds the medians are of.
+    pub rounds: u8,
+    /// In the order in which they were given.
+    pub rows: Vec<Figure>,
+}
+
+/// One row: medians over the rounds, in nanoseconds a packet.
+#[derive(Debug, Serialize)]
+pub struct Figure {
+    /// What was measured.
+    pub name: String,
+    /// Its floor: an empty program.
+    pub floor_ns: u32,
+    /// The program.
+    pub program_ns: u32,
+    /// The median of the rounds' differences, which is not quite the difference of the medians.
+    pub above_floor_ns: i64,
+    /// The least of the differences.
+    pub least_ns: i64,
+    /// The greatest of the differences.
+    pub most_ns: i64,
+}
+
+const HEADS: [&str; 5] = ["nanoseconds a packet", "empty program", "program", "above empty", "least to most"];
+
+impl Figures {
+    fn cells(&self) -> Vec<[String; 5]> {
+        let rows = self.rows.iter();
+        rows.map(|row| {
+            [
+                row.name.clone(),
+                row.floor_ns.to_string(),
+                row.program_ns.to_string(),
+                row.above_floor_ns.to_string(),
+                format!("{} to {}", row.least_ns, row.most_ns),
+            ]
+        })
+        .collect()
+    }
+
+    /// As a table for a terminal.
+    pub fn table(&self) -> String {
+        let mut text = format!("Medians of {} rounds on {}.\n\n", self.rounds, self.machine);
+        let heads = HEADS.map(str::to_owned);
+        let cells = self.cells();
+        let first = cells.iter().map(|[name, ..]| name.chars().count()).max().unwrap_or(0).max(HEADS[0].len());
+        for [name, numbers @ ..] in std::iter::once(&heads).chain(&cells) {
+            let _ = write!(text, "{name:<first$}");
+            for number in numbers {
+                let _ = write!(text, "  {number:>13}");
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    /// As a table for the book.
+    pub fn markdown(&self) -> String {
+        let mut text = format!("Medians of {} rounds on {}.\n\n", self.rounds, self.machine);
+        let _ = writeln!(text, "| {} |\n|---|---:|---:|---:|---:|", HEADS.join(" | "));
+        for row in self.cells() {
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+        }
+        text
+    }
+
+    /// As JSON.
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("figures have no map with keys that JSON lacks")
+    }
+}
+
+/// What is measured on, without a date and without a name.
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let processors = read("/proc/cpuinfo");
+    let model = processors.lines().find_map(|line| line.strip_prefix("model name"));
+    let model = model.map_or("an unknown processor", |model| model.trim_matches([' ', '\t', ':']));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let release = read("/proc/sys/kernel/osrelease");
+    // 5.10.0-39-cloud-amd64: what comes behind the numbers names a build, not a kernel.
+    let release = release.trim().split(['-', '+']).next().unwrap_or_default();
+    format!("{cores} cores of {model}, Linux {release}")
+}

@@ -475,9 +475,7 @@ impl Inspection {
     #[inline(always)]
     fn is_neighbour_discovery(&self) -> bool {
         // Router and neighbour solicitation and advertisement, and redirect.
-        self.headers.ip_version == 6
-            && self.upper.protocol == ICMPV6
-            && matches!(self.transport.icmp_type, 133..=137)
+        self.headers.ip_version == 6 && self.upper.protocol == ICMPV6 && matches!(self.transport.icmp_type, 133..=137)
     }
 }
 
@@ -494,11 +492,11 @@ enum PortVerdict {
 #[inline(always)]
 pub fn source_hash(headers: &Headers, key: [u64; 2]) -> u32 {
     let network = (u128::from_be_bytes(headers.source.ipv6()) >> 64) as u64;
-    let source = network ^ u64::from(headers.ip_version) << 61;
     let [first, second] = key;
-    let mut hash = (source ^ first).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut hash = (network ^ first).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    // The version only here: in the 64 bits before, each IPv4 address would be one /64, whatever the key.
     hash = (hash ^ hash >> 32)
-        .wrapping_add(second)
+        .wrapping_add(second ^ u64::from(headers.ip_version))
         .wrapping_mul(0xd6e8_feb8_6659_fd93);
     (hash >> 32) as u32
 }

@@ -39,7 +39,8 @@ fn introduction(server: &End, clients: [&End; 4]) -> String {
     let [amber, blue, coral, denim] = clients;
     format!(
         "The host `server` ({}, {} on {}) exists only while this runs. It gets:\n  \
-         from amber ({}) pings and TCP, from blue ({}) UDP to port 53, from coral ({}) the same over IPv6,\n  \
+         from amber ({}) pings and TCP,\n  \
+         from blue ({}) UDP to port 53, and from coral ({}) the same over IPv6,\n  \
          from denim ({}) frames with one and two VLAN tags, and now and then a broken one.\n\
          A shell on the server, from another terminal, as root: {}",
         server.ipv4,

@@ -122,7 +122,10 @@ impl KeyV6 {
     #[inline(always)]
     pub const fn from_octets(octets: &[u8; 16]) -> Self {
         let bits = u128::from_be_bytes(*octets);
-        Self { high: (bits >> 64) as u64, low: bits as u64 }
+        Self {
+            high: (bits >> 64) as u64,
+            low: bits as u64,
+        }
     }
 
     /// 1 if it is below `other`, else 0; without a branch.

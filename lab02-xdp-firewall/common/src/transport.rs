@@ -379,9 +379,9 @@ fn behind_extensions<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Resul
     let fragment_id = if part == Part::Whole { 0 } else { u32::from_be_bytes(id) };
     Ok(Upper {
         protocol,
-        offset,
         part,
         fragment_id,
+        offset,
     })
 }
 

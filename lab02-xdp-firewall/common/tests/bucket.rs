@@ -59,6 +59,14 @@ fn bytes_are_cut_to_the_rate_too() {
 }
 
 #[test]
+fn the_longest_packet_costs_the_most_at_the_lowest_rate() {
+    let limit = Limit::new(1, 70_000);
+    for bytes in [1, 1500, 17_593, 65_535, Limit::MAX_TOKENS] {
+        assert_eq!(limit.cost_ns(bytes), bytes * 1_000_000_000, "{bytes} bytes");
+    }
+}
+
+#[test]
 fn a_rate_of_nothing_lets_nothing_pass() {
     assert_eq!(passed(Limit::new(0, 10), 1, 1_000_000, 10), 0);
 }

@@ -24,6 +24,7 @@ use testbed::{
     bpf::{ProgramType, TestRun, empty_program, test_run},
     figures::{self, Row},
     packets,
+    spread::numbers,
 };
 
 /// Measures what the firewall costs a packet, in nanoseconds.
@@ -150,17 +151,6 @@ fn cases() -> Vec<Case> {
 /// An address that no prefix of the lists holds.
 const OUTSIDE: [u8; 4] = [192, 0, 2, 7];
 
-/// A reproducible stream of numbers (splitmix64).
-fn numbers(seed: u64) -> impl Iterator<Item = u64> {
-    let mut state = seed;
-    std::iter::repeat_with(move || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    })
-}
-
 fn addresses_v4(count: usize) -> Vec<[u8; 4]> {
     let random = numbers(1).map(|number| (number as u32).to_be_bytes());
     random.filter(|address| address[..3] != OUTSIDE[..3]).take(count).collect()
@@ -225,17 +215,11 @@ impl Case {
         tables.apply(&self.policy)?;
         let (frame, spread) = match &self.packets {
             Packets::Fixed(frame) => (frame.clone(), None),
-            Packets::SpreadV4(addresses) => (frame_v4(OUTSIDE), Some(Spread::over_ipv4(&shuffled(addresses))?)),
-            Packets::SpreadV6(addresses) => (frame_v6(), Some(Spread::over_ipv6(&shuffled(addresses))?)),
+            Packets::SpreadV4(addresses) => (frame_v4(OUTSIDE), Some(Spread::over_ipv4(addresses)?)),
+            Packets::SpreadV6(addresses) => (frame_v6(), Some(Spread::over_ipv6(addresses)?)),
         };
         Ok(Prepared { name: self.name, policy: &self.policy, ebpf, tables, frame, spread })
     }
-}
-
-/// In an order that has nothing to do with the addresses, repeated up to 65,536 of them or more.
-fn shuffled<T: Copy>(addresses: &[T]) -> Vec<T> {
-    let count = addresses.len().max(1 << 16);
-    numbers(6).map(|number| addresses[number as usize % addresses.len()]).take(count).collect()
 }
 
 impl Prepared<'_> {

@@ -22,7 +22,8 @@
 //! | raw frames, out and in | [`Injector`], [`Capture`], [`pcap`] |
 //! | real traffic | [`traffic`] |
 //! | test runs and empty programs | [`bpf`] |
-//! | tests that need root and a kernel | [`kernel_tests!`], [`harness`] |
+//! | tests that need root and a kernel | [`kernel_tests!`], [`listed_tests!`], [`harness`] |
+//! | a program on a terminal, a thread on one CPU | [`Terminal`], [`stay_on_cpu`] |
 //! | what `cargo xtask run` shows a lab with | [`demo`] |
 //!
 //! Hosts are network namespaces without a name, held by file descriptors. Addresses are deterministic (see [`Subnet`]),
@@ -32,6 +33,7 @@
 mod addresses;
 pub mod bpf;
 mod cgroup;
+mod cpu;
 pub mod demo;
 mod error;
 mod ethtool;
@@ -40,18 +42,21 @@ mod frames;
 pub mod harness;
 mod host;
 mod link;
+mod listed;
 mod namespace;
 mod netlink;
 pub mod packets;
 pub mod pcap;
 mod process;
-mod spread;
+pub mod spread;
 mod switch;
+mod terminal;
 pub mod traffic;
 mod wait;
 
 pub use addresses::Subnet;
 pub use cgroup::{Cgroup, sweep};
+pub use cpu::stay_on_cpu;
 pub use error::{Error, Result};
 pub use frames::{Capture, Injector};
 pub use host::Host;
@@ -60,3 +65,4 @@ pub use namespace::Inside;
 pub use process::{Finished, Running, spawn};
 pub use spread::Spread;
 pub use switch::Switch;
+pub use terminal::Terminal;

@@ -15,6 +15,20 @@ use crate::{
     bpf::{self, Instruction, ProgramType},
 };
 
+/// How many addresses are drawn before they repeat: a power of two, and more than a branch predictor remembers.
+const DRAWN: u32 = 1 << 16;
+
+/// A reproducible stream of random numbers (splitmix64), for benchmarks.
+pub fn numbers(seed: u64) -> impl Iterator<Item = u64> {
+    let mut state = seed;
+    std::iter::repeat_with(move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    })
+}
+
 /// The program that goes before the one under test, and its maps.
 #[derive(Debug)]
 pub struct Spread {
@@ -26,13 +40,12 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Over these IPv4 source addresses, of packets whose IPv4 header is at offset 14, in their order, again and again.
-    /// As many of them are used as the highest power of two that there are.
+    /// Over these IPv4 source addresses, in random order, of packets whose IPv4 header is at offset 14.
     pub fn over_ipv4(addresses: &[[u8; 4]]) -> Result<Self> {
         Self::new(addresses, 14 + 12)
     }
 
-    /// Over these IPv6 source addresses, of packets whose IPv6 header is at offset 14.
+    /// Over these IPv6 source addresses, in random order, of packets whose IPv6 header is at offset 14.
     pub fn over_ipv6(addresses: &[[u8; 16]]) -> Result<Self> {
         Self::new(addresses, 14 + 8)
     }
@@ -51,14 +64,16 @@ impl Spread {
 
     fn new<const N: usize>(addresses: &[[u8; N]], offset: i16) -> Result<Self> {
         let failed = |error: io::Error| Error::system("making the program that spreads addresses", error);
-        let used = 1_u32 << addresses.len().max(1).ilog2();
-        let table = bpf::create_array(N as u32, used).map_err(failed)?;
-        for (index, address) in (0..used).zip(addresses) {
+        let table = bpf::create_array(N as u32, DRAWN).map_err(failed)?;
+        for (index, number) in (0..DRAWN).zip(numbers(1)) {
+            let address = addresses
+                .get(number as usize % addresses.len().max(1))
+                .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
             bpf::update_element(table.as_fd(), index, address).map_err(failed)?;
         }
         let position = bpf::create_array(4, 1).map_err(failed)?;
         let next_program = bpf::create_program_array(1).map_err(failed)?;
-        let instructions = program(&table, &position, &next_program, used, offset, N as i16);
+        let instructions = program(&table, &position, &next_program, offset, i16::try_from(N).unwrap_or(i16::MAX));
         let program = bpf::load(ProgramType::Xdp, &instructions).map_err(failed)?;
         // SAFETY: the kernel has just returned this descriptor to us alone.
         let program = unsafe { OwnedFd::from_raw_fd(program) };
@@ -90,7 +105,6 @@ fn program(
     addresses: &OwnedFd,
     position: &OwnedFd,
     next_program: &OwnedFd,
-    count: u32,
     offset: i16,
     len: i16,
 ) -> Vec<Instruction> {
@@ -101,7 +115,7 @@ fn program(
     code.extend([I::mov(R2, FRAME), I::add_immediate(R2, -4), I::call(LOOKUP)]);
     code.extend([I::jump_unless_zero(R0, 2), I::mov_immediate(R0, 2), I::exit()]);
     code.extend([I::load_word(POSITION, R0, 0), I::add_immediate(POSITION, 1)]);
-    code.extend([I::and_immediate(POSITION, count.cast_signed() - 1), I::store_word(R0, 0, POSITION)]);
+    code.extend([I::and_immediate(POSITION, DRAWN.cast_signed() - 1), I::store_word(R0, 0, POSITION)]);
     // The address there.
     code.extend(I::load_map(R1, addresses));
     code.extend([I::store_word(FRAME, -4, POSITION), I::mov(R2, FRAME), I::add_immediate(R2, -4), I::call(LOOKUP)]);

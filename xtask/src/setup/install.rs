@@ -40,7 +40,10 @@ pub fn install(workspace: &Workspace, tool: &Tool) -> Result<()> {
         let record = tools::llvm_record(workspace);
         fs::write(&record, format!("{llvm}\n")).with_context(|| format!("{} cannot be written", record.display()))?;
     }
-    fs::remove_dir_all(&build).with_context(|| format!("{} cannot be removed", build.display()))
+    fs::remove_dir_all(&build).with_context(|| format!("{} cannot be removed", build.display()))?;
+    // Unless another build's leavings are in it.
+    fs::remove_dir(folder.join("build")).ok();
+    Ok(())
 }
 
 fn require_c_compiler() -> Result<()> {

@@ -240,7 +240,8 @@ fn share(part: u64, whole: u64) -> f64 {
 
 impl Tell for Report {
     fn table(&self) -> Vec<String> {
-        let mut all = vec![self.summary(), String::new()];
+        let mut all = Vec::from(self.summary());
+        all.push(String::new());
         if self.total.packets == 0 {
             all.push("No packet has arrived yet.".into());
             return all;
@@ -311,19 +312,25 @@ impl Tell for Report {
 }
 
 impl Report {
-    fn summary(&self) -> String {
-        format!(
-            "{}, {} XDP, {} s: {} packets, {}; {} dropped ({}); {} look-ups, {} parse errors",
-            self.interface,
-            self.xdp_mode,
-            self.elapsed_ms / 1000,
-            grouped(self.total.packets),
-            binary_bytes(self.total.bytes),
-            grouped(self.dropped.packets),
-            percent(self.block_rate),
-            grouped(self.lookups),
-            grouped(self.parse_errors),
-        )
+    /// Two lines, as one would be cut off at 100 columns.
+    fn summary(&self) -> [String; 2] {
+        [
+            format!(
+                "{}, {} XDP, {} s: {} packets, {}; {} dropped ({})",
+                self.interface,
+                self.xdp_mode,
+                self.elapsed_ms / 1000,
+                grouped(self.total.packets),
+                binary_bytes(self.total.bytes),
+                grouped(self.dropped.packets),
+                percent(self.block_rate),
+            ),
+            format!(
+                "{} look-ups in tables, {} parse errors",
+                grouped(self.lookups),
+                grouped(self.parse_errors),
+            ),
+        ]
     }
 
     fn cells(&self, name: &str, amount: Amount) -> Vec<String> {

@@ -17,10 +17,10 @@ struct Options {
 enum Command {
     /// Runs a lab's program on a host that a few others talk to, until the program ends.
     ///
-    /// `--iface eth0` is appended to the program's arguments unless they name an interface. The exit status is the
-    /// program's.
+    /// `--iface eth0` is appended to the program's arguments unless they name an interface, and rules unless they have
+    /// any, where it is shown with some. The exit status is the program's.
     Demo {
-        /// The lab: lab01, or its full name.
+        /// The lab: its number as in lab01, or its full name.
         #[arg(value_parser = Demo::find, value_name = "LAB")]
         lab: Demo,
 

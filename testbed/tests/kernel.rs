@@ -418,6 +418,18 @@ testbed::kernel_tests! {
         assert_eq!(String::from_utf8_lossy(&output.stdout), "--iface eth0\n");
     }
 
+    fn a_demo_gives_a_program_rules_where_the_user_gives_none() {
+        let told = |args: &str| {
+            let mut demo = Command::new(env!("CARGO_BIN_EXE_testbed"));
+            demo.args(["demo", "lab02", "--", "sh", "-c", "echo \"$@\"", "sh"]).args(args.split_whitespace());
+            String::from_utf8(demo.output().unwrap().stdout).unwrap()
+        };
+        let rules = "--block-ip 192.0.2.3 --block-port tcp/23 --rate-limit 200";
+        assert_eq!(told("--json"), format!("--json {rules} --stats-interval 1s --iface eth0\n"));
+        assert_eq!(told("--allow-port=80"), "--allow-port=80 --stats-interval 1s --iface eth0\n");
+        assert_eq!(told("--stats-interval 3s"), format!("--stats-interval 3s {rules} --iface eth0\n"));
+    }
+
     fn a_demo_without_root_names_cause_and_mend() {
         // Where anybody may read it.
         let program = scratch("demo");

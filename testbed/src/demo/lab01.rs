@@ -29,7 +29,9 @@ pub(super) fn set_up() -> Result<Stage> {
     Ok(Stage {
         server,
         introduction,
+        presets: Vec::new(),
         acts,
+        pings: Vec::new(),
         // The switch goes when it is dropped, and the servers do.
         _keep: Box::new((switch, echo)),
     })

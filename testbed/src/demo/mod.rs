@@ -1,6 +1,9 @@
 //! The network and the traffic that a lab's program is shown with, one file a lab.
 
 mod lab01;
+mod lab02;
+mod pings;
+mod presets;
 mod signals;
 
 use std::{
@@ -17,20 +20,27 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use self::{pings::Pings, presets::Preset};
 use crate::{End, process};
 
 /// A demo, by the lab that it is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Demo {
     lab: &'static str,
-    set_up: fn() -> crate::Result<Stage>,
+    set_up: fn(Traffic) -> crate::Result<Stage>,
 }
 
 /// Every demo that there is.
-const DEMOS: [Demo; 1] = [Demo {
-    lab: "lab01",
-    set_up: lab01::set_up,
-}];
+const DEMOS: [Demo; 2] = [
+    Demo {
+        lab: "lab01",
+        set_up: |_| lab01::set_up(),
+    },
+    Demo {
+        lab: "lab02",
+        set_up: lab02::set_up,
+    },
+];
 
 impl Demo {
     /// The demo for a lab, by its number (`lab01`) or its full name (`lab01-count-packets`).
@@ -57,7 +67,11 @@ pub(crate) struct Stage {
     server: End,
     /// What a newcomer is to know of it, in a few short lines.
     introduction: String,
+    /// What the program is told, beside the interface, where the user says nothing of the kind.
+    presets: Vec<Preset>,
     acts: Vec<Act>,
+    /// Those among the acts whose outcome is told at the end.
+    pings: Vec<Arc<Pings>>,
     /// What else has to live as long: switches, servers.
     _keep: Box<dyn Any + Send>,
 }
@@ -84,10 +98,11 @@ pub fn run(demo: Demo, traffic: Traffic, program: &[OsString]) -> Result<u8> {
         );
     }
     let signals = signals::block().context("signals cannot be blocked")?;
-    let mut stage = (demo.set_up)().context("the demo's hosts cannot be made")?;
+    let mut stage = (demo.set_up)(traffic).context("the demo's hosts cannot be made")?;
     eprintln!("{}", stage.introduction);
 
     let mut child = stage.start(program)?;
+    let pings = stage.pings.clone();
     signals::forward_to(signals, process::pid(&child));
     let stop = Arc::new(AtomicBool::new(false));
     let traffic = thread::spawn({
@@ -103,6 +118,9 @@ pub fn run(demo: Demo, traffic: Traffic, program: &[OsString]) -> Result<u8> {
     if traffic.join().is_err() {
         bail!("the demo's traffic has failed");
     }
+    if let Some(summary) = pings::summary(&pings) {
+        eprintln!("{summary}");
+    }
     Ok(process::shell_status(status))
 }
 
@@ -113,8 +131,14 @@ impl Stage {
         };
         let mut command = self.server.host.command(program);
         command.args(args);
-        if !names_an_interface(args) {
-            command.args(["--iface", &self.server.interface]);
+        let interface = presets::interface(&self.server.interface);
+        for preset in self.presets.iter().chain([&interface]) {
+            if preset.is_wanted(args) {
+                command.args(&preset.args);
+                if !preset.note.is_empty() {
+                    eprintln!("{}", preset.note);
+                }
+            }
         }
         signals::unblock_in(&mut command);
         Ok(process::spawn(command)?)
@@ -185,15 +209,6 @@ fn sleep_until(due: Instant, stop: &AtomicBool) {
     }
 }
 
-fn names_an_interface(args: &[OsString]) -> bool {
-    args.iter().filter_map(|arg| arg.to_str()).any(|arg| {
-        arg == "--iface"
-            || arg.starts_with("--iface=")
-            || arg == "-i"
-            || (arg.starts_with("-i") && !arg.starts_with("--"))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,18 +216,7 @@ mod tests {
     #[test]
     fn a_demo_is_found_by_the_number_and_by_the_name_of_its_lab() {
         assert!(Demo::find("lab01").is_ok());
-        assert!(Demo::find("lab01-count-packets").is_ok());
-        assert_eq!(Demo::find("lab1").unwrap_err(), "there is a demo for lab01");
-    }
-
-    #[test]
-    fn an_interface_among_the_arguments_is_recognised() {
-        let names = |args: &[&str]| names_an_interface(&args.iter().map(OsString::from).collect::<Vec<_>>());
-        assert!(names(&["--iface", "eth1"]));
-        assert!(names(&["--json", "--iface=eth1"]));
-        assert!(names(&["-i", "eth1"]));
-        assert!(names(&["-ieth1"]));
-        assert!(!names(&["--interval", "2s"]));
-        assert!(!names(&[]));
+        assert!(Demo::find("lab02-xdp-firewall").is_ok());
+        assert_eq!(Demo::find("lab1").unwrap_err(), "there is a demo for lab01, lab02");
     }
 }

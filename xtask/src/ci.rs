@@ -58,6 +58,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
             .map(|package| ebpf_lints(workspace, package)),
     );
     checks.push(documentation(workspace));
+    checks.push(guide(workspace)?);
     checks.extend(fuzz_targets.iter().map(|target| Check {
         name: format!("fuzzing {}", target.name),
         command: fuzz::command(workspace, target, options.fuzz_seconds),
@@ -110,6 +111,16 @@ fn ebpf_lints(workspace: &Workspace, package: &Package) -> Check {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("PATH", path_with_tools(workspace));
     check
+}
+
+/// `cargo xtask book`: its listings, its links, and its console output against what the commands print now.
+fn guide(workspace: &Workspace) -> Result<Check> {
+    let mut command = Command::new(env::current_exe().context("this program cannot be found")?);
+    command.arg("book").current_dir(workspace.root());
+    Ok(Check {
+        name: "the guide".into(),
+        command,
+    })
 }
 
 fn documentation(workspace: &Workspace) -> Check {

@@ -87,21 +87,21 @@ impl Packet for Frame {
 #[inline(always)]
 unsafe fn load<H: Header>(start: usize) -> H {
     let mut header = MaybeUninit::<H>::uninit();
-    let (from, to) = (start as *const u8, header.as_mut_ptr().cast::<u8>());
+    let to = header.as_mut_ptr().cast::<u8>();
     let mut copied = 0;
     while copied + 4 <= size_of::<H>() {
         // SAFETY: both lie inside the header, and see above on the alignment.
-        unsafe { to.add(copied).cast::<u32>().write_unaligned(*from.add(copied).cast::<u32>()) };
+        unsafe { to.add(copied).cast::<u32>().write_unaligned(*((start + copied) as *const u32)) };
         copied += 4;
     }
     if copied + 2 <= size_of::<H>() {
         // SAFETY: as above.
-        unsafe { to.add(copied).cast::<u16>().write_unaligned(*from.add(copied).cast::<u16>()) };
+        unsafe { to.add(copied).cast::<u16>().write_unaligned(*((start + copied) as *const u16)) };
         copied += 2;
     }
     if copied < size_of::<H>() {
         // SAFETY: the last byte of the header.
-        unsafe { *to.add(copied) = *from.add(copied) };
+        unsafe { *to.add(copied) = *((start + copied) as *const u8) };
     }
     // SAFETY: all of its bytes were written, and any bits make a `Header`.
     unsafe { header.assume_init() }

@@ -137,7 +137,7 @@ async fn run(options: &Options) -> Result<()> {
     logging::init(output.screen());
     let interface = Interface::find(&options.iface)?;
     // Watched before it is read, so that no version is missed in between.
-    let watch = Watch::new(&options.block_file).context("the list files cannot be watched")?;
+    let watch = Watch::new(&options.block_file)?;
     let policy = policy(options)?;
     warn_of_host_bits(options);
 
@@ -184,7 +184,8 @@ async fn serve(
     let mut schedule = Schedule::start(options.stats_interval, options.duration);
     loop {
         let due = tokio::select! {
-            due = schedule.next() => due.context("signals cannot be caught")?,
+            due = schedule.next() => Some(due.context("signals cannot be caught")?),
+            () = interface.gone() => None,
             changed = watch.changed() => {
                 changed.context("the list files cannot be watched any more")?;
                 follow_lists(options, tables);
@@ -195,14 +196,14 @@ async fn serve(
         output
             .show(&report)
             .context("the report cannot be written to standard output")?;
-        if due == Due::LastReport {
-            return Ok(());
-        }
-        if !interface.is_present() {
-            bail!(
-                "{} has gone: it was removed or renamed, and the program with it",
+        match due {
+            Some(Due::Report) => {}
+            Some(Due::LastReport) => return Ok(()),
+            None => bail!(
+                "{} has gone: it was removed, renamed or moved, and nothing is filtered any more; start again with an \
+                 interface that is there",
                 interface.name
-            );
+            ),
         }
     }
 }

@@ -9,7 +9,26 @@ use std::{
 };
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use thiserror::Error;
 use tokio::io::{Interest, unix::AsyncFd};
+
+/// Why files cannot be watched.
+#[derive(Debug, Error)]
+pub enum WatchError {
+    /// The folder of a file is not there, or not readable.
+    #[error("the folder {folder} of the list {file} cannot be watched: {cause}", folder = folder.display(), file = file.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// The file in it.
+        file: PathBuf,
+        /// The system's words.
+        cause: io::Error,
+    },
+    /// The kernel watches no more for this user, or has no inotify.
+    #[error("files cannot be watched: {0}")]
+    Inotify(#[from] io::Error),
+}
 
 /// Watches some files for new versions, whether they are written in place or renamed over.
 pub struct Watch {
@@ -21,8 +40,8 @@ pub struct Watch {
 
 impl Watch {
     /// Starts watching `files`, which need not exist; the folders that they are in must.
-    pub fn new(files: &[PathBuf]) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+    pub fn new(files: &[PathBuf]) -> Result<Self, WatchError> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(io::Error::from)?;
         // The folder and not the file: a file that is renamed over another is not the file that was watched. Only what
         // is complete counts, so not every write does.
         let events = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
@@ -31,7 +50,11 @@ impl Watch {
                 .parent()
                 .filter(|folder| !folder.as_os_str().is_empty())
                 .unwrap_or(Path::new("."));
-            inotify.add_watch(folder, events)?;
+            inotify.add_watch(folder, events).map_err(|errno| WatchError::Folder {
+                folder: folder.to_owned(),
+                file: file.clone(),
+                cause: errno.into(),
+            })?;
         }
         let names = files
             .iter()
@@ -39,7 +62,8 @@ impl Watch {
             .collect();
         let descriptor = inotify.as_fd().try_clone_to_owned()?;
         // SAFETY: the descriptor is given away here, and lives as long as what it is given to.
-        let readiness = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?;
+        let readiness =
+            unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(io::Error::from)?;
         Ok(Self {
             inotify,
             readiness,

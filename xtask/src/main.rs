@@ -3,6 +3,7 @@
 //! One module is one command; what they share stands in modules named after it. Nothing here depends on a lab, so
 //! that `cargo xtask setup` builds where nothing is installed yet.
 
+mod apt;
 mod bench;
 mod book;
 mod cargo;
@@ -25,6 +26,7 @@ mod test;
 mod toolchain;
 mod tools;
 mod usage;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -67,6 +69,9 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Run the checks beyond the tests: formatting, lints, documentation, fuzzing.
     Ci(ci::Options),
+    /// Run the tests inside a virtual machine, as its first process.
+    #[command(hide = true)]
+    Guest,
 }
 
 fn main() -> ExitCode {
@@ -102,5 +107,6 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Book(options) => book::run(&workspace, &options, &CommandLine::command()),
         Command::Fuzz(options) => fuzz::run(&workspace, &options),
         Command::Ci(options) => ci::run(&workspace, &options),
+        Command::Guest => vm::guest::run().map(|()| ExitCode::SUCCESS),
     }
 }

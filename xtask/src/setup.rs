@@ -140,7 +140,7 @@ fn in_words(parts: &[Part], toolchain: &Toolchain) -> String {
 }
 
 /// Keeps two runs from installing at the same time; held until dropped.
-fn lock(workspace: &Workspace) -> Result<fs::File> {
+pub fn lock(workspace: &Workspace) -> Result<fs::File> {
     let folder = workspace.tools();
     fs::create_dir_all(&folder).with_context(|| {
         format!(

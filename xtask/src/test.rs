@@ -6,18 +6,21 @@ mod tally;
 use std::{
     ffi::OsStr,
     io::{BufRead as _, BufReader, Write, stdout},
+    path::PathBuf,
     process::{Command, ExitCode, Stdio},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use self::tally::Tally;
+pub use self::tally::Tally;
 use crate::{
     cargo::{self, Executable, Package},
     interrupt, labs,
     privilege::Privilege,
     setup, terminal,
+    usage::UsageError,
+    vm,
     workspace::Workspace,
 };
 
@@ -30,6 +33,15 @@ pub struct Options {
     /// Only this lab: its number as in lab01, or the name of its folder.
     lab: Option<String>,
 
+    /// Only the tests on the kernel, in a virtual machine with this one: a series such as 5.10, `newest`, `all` (5.10,
+    /// 6.1, 6.12, 6.18 and the newest), or an image such as ./bzImage. Needs neither root nor hardware virtualization.
+    #[arg(long, value_name = "VERSION|all|FILE")]
+    kernel: Option<String>,
+
+    /// The folder with the modules of the kernel that is given as a file.
+    #[arg(long, value_name = "FOLDER", requires = "kernel")]
+    modules: Option<PathBuf>,
+
     /// What the test runners are given: a part of the names of the tests to run, or options such as --nocapture.
     #[arg(last = true, value_name = "FILTER")]
     filter: Vec<String>,
@@ -39,6 +51,9 @@ pub struct Options {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let packages = selected(workspace, options.lab.as_deref())?;
     setup::ensure(workspace)?;
+    if let Some(kernel) = &options.kernel {
+        return run_in_vm(workspace, options, kernel, &packages);
+    }
     let built = cargo::build(workspace, "what is to be tested", &build_args(&packages))?;
 
     interrupt::note_only();
@@ -59,6 +74,31 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         session.run_on_kernel(&kernel_tests)?;
     }
     Ok(session.conclude())
+}
+
+/// Runs the tests on the kernel in a virtual machine; those of the host do not depend on the kernel.
+fn run_in_vm(workspace: &Workspace, options: &Options, kernel: &str, packages: &[Package]) -> Result<ExitCode> {
+    let packages: Vec<_> = packages
+        .iter()
+        .filter(|package| package.has_target("test", KERNEL))
+        .collect();
+    if packages.is_empty() {
+        bail!(UsageError("it has no tests on the kernel".into()));
+    }
+    let mut args = vec!["test", "--no-run", "--test", KERNEL];
+    args.extend(package_args(packages));
+    let built = cargo::build(workspace, "what is to be tested", &args)?;
+    let options = vm::Options {
+        kernel,
+        modules: options.modules.as_deref(),
+        filter: &options.filter,
+    };
+    let tests: Vec<_> = built
+        .executables
+        .iter()
+        .filter(|program| is_kernel_test(program))
+        .collect();
+    vm::test(workspace, &options, &tests, &built.executables)
 }
 
 /// The packages to test: the default ones, or those in the lab's folder. None of them is built for BPF.

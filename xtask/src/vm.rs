@@ -1,0 +1,354 @@
+//! Tests inside virtual machines with other kernels: the very programs that run on this machine's kernel.
+
+mod archive;
+pub mod guest;
+mod initramfs;
+mod kernel;
+mod message;
+mod modules;
+mod qemu;
+mod report;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use self::{
+    initramfs::Tree,
+    kernel::Kernel,
+    message::{JOB, Job, Message, Run},
+    modules::Modules,
+    qemu::{COMMAND_LINE, End, Limits, Machine, Qemu},
+    report::{KernelReport, Outcome},
+};
+use crate::{
+    cargo::Executable, interrupt, machine::find_in_path, terminal, test::Tally, usage::UsageError, workspace::Workspace,
+};
+
+/// What tests run beside the labs' own programs. One that this machine lacks is not in the guest either, and the tests
+/// that want it say so.
+const TOOLS: [&str; 14] = [
+    "sh", "cat", "echo", "env", "head", "ip", "kill", "nsenter", "readlink", "setpriv", "sleep", "tc", "true",
+    "unshare",
+];
+
+/// Where to test.
+pub struct Options<'a> {
+    /// A series, `all`, or a file.
+    pub kernel: &'a str,
+    /// The folder with the modules of a kernel that is a file.
+    pub modules: Option<&'a Path>,
+    /// What the test runners are given.
+    pub filter: &'a [String],
+}
+
+/// Runs the kernel tests among `programs`, which are in the same list as the labs' own programs.
+pub fn test(
+    workspace: &Workspace,
+    options: &Options,
+    tests: &[&Executable],
+    programs: &[Executable],
+) -> Result<ExitCode> {
+    let names: &[&str] = if options.kernel == "all" {
+        &kernel::ALL
+    } else {
+        &[options.kernel]
+    };
+    if options.modules.is_some() && !kernel::is_image(options.kernel) {
+        bail!(UsageError(format!(
+            "--modules goes with a kernel that is a file, and the modules of {} come with it",
+            options.kernel
+        )));
+    }
+    let qemu = Qemu::obtain(workspace)?;
+    let kernels = names
+        .iter()
+        .map(|name| {
+            if kernel::is_image(name) {
+                Kernel::given(Path::new(name), options.modules)
+            } else {
+                Kernel::of_series(workspace, name)
+            }
+        })
+        .collect::<Result<Vec<_>>>()?;
+
+    let guest = Guest::of(tests, programs, options.filter)?;
+    interrupt::note_only();
+    let mut reports = Vec::new();
+    for kernel in &kernels {
+        if interrupt::happened() {
+            break;
+        }
+        reports.push(guest.run(workspace, &qemu, kernel)?);
+    }
+    Ok(conclude(&reports, tests))
+}
+
+/// What is the same for all kernels.
+struct Guest {
+    /// The archive with the programs.
+    programs: Vec<u8>,
+    runs: Vec<(String, Run)>,
+}
+
+impl Guest {
+    fn of(tests: &[&Executable], programs: &[Executable], filter: &[String]) -> Result<Self> {
+        let mut tree = Tree::default();
+        for folder in ["/dev", "/proc", "/root", "/run", "/sys", "/tmp"] {
+            tree.folder(folder);
+        }
+        let ourselves = env::current_exe().context("the path of this program is not known")?;
+        tree.program(&ourselves, initramfs::stripped)?;
+        tree.link("/init", &ourselves);
+        for tool in TOOLS.iter().filter_map(|tool| find_in_path(tool, guest::PATH.as_ref())) {
+            tree.program(&tool, initramfs::contents)?;
+        }
+        for test in tests {
+            tree.program(&test.path, initramfs::stripped)?;
+            // A test knows the lab's own program by the path that cargo gave it.
+            for program in programs.iter().filter(|program| is_own_program(program, test)) {
+                tree.program(&program.path, initramfs::stripped)?;
+            }
+            tree.folder(&test.folder);
+        }
+        Ok(Self {
+            programs: tree.archive(),
+            runs: tests
+                .iter()
+                .map(|test| (test.package.clone(), run_of(test, filter)))
+                .collect(),
+        })
+    }
+
+    fn run(&self, workspace: &Workspace, qemu: &Qemu, kernel: &Kernel) -> Result<KernelReport> {
+        let folder = workspace.target().join("vm");
+        fs::create_dir_all(&folder).with_context(|| format!("{} cannot be created", folder.display()))?;
+        let files = Files::of(&folder, &kernel.name);
+        let modules = match &kernel.modules {
+            Some(folder) => Modules::in_folder(folder)?,
+            None => Modules::none(),
+        };
+        let loadable = modules.loadable()?;
+        if !loadable.absent.is_empty() {
+            println!("Linux {} has no modules {}", kernel.name, loadable.absent.join(", "));
+        }
+        let mut initramfs = self.programs.clone();
+        initramfs.extend(self.job_with(&loadable.modules)?);
+        fs::write(&files.initramfs, initramfs)
+            .with_context(|| format!("{} cannot be written", files.initramfs.display()))?;
+
+        let machine = Machine {
+            image: &kernel.image,
+            initramfs: &files.initramfs,
+            command_line: COMMAND_LINE,
+        };
+        let started = Instant::now();
+        let mut listener = Listener::new(&kernel.name, self.runs.iter().map(|(package, _)| package.as_str()));
+        let end = qemu::boot(qemu, &machine, &files.console, Limits::USUAL, |message| {
+            listener.hear(message);
+        })?;
+        let mut report = listener.finish(end);
+        println!("{} in {:.0} s", report.tally(), started.elapsed().as_secs_f64());
+        if interrupt::happened() {
+            report.failures.clear();
+        }
+        Ok(report)
+    }
+
+    /// A further archive, which the kernel unpacks after the one with the programs: the modules and the job.
+    fn job_with(&self, modules: &[modules::Module]) -> Result<Vec<u8>> {
+        let mut tree = Tree::default();
+        let mut job = Job::default();
+        for module in modules {
+            let path = format!("/modules/{}.ko", module.name);
+            tree.file(&path, 0o644, module.content.clone());
+            job.modules.push(message::Module {
+                name: module.name.clone(),
+                path,
+                parameters: module.parameters.to_owned(),
+            });
+        }
+        job.runs = self.runs.iter().map(|(_, run)| run.clone()).collect();
+        tree.file(JOB, 0o644, serde_json::to_vec(&job)?);
+        Ok(tree.archive())
+    }
+}
+
+fn is_own_program(program: &Executable, test: &Executable) -> bool {
+    // A test of the program's own code is called after it, with a hash.
+    program.package == test.package && program.kind == "bin" && program.path.ends_with(&program.target)
+}
+
+fn run_of(test: &Executable, filter: &[String]) -> Run {
+    let mut variables = vec![
+        ("EBPF_KERNEL_TESTS".to_owned(), "1".to_owned()),
+        ("CARGO_MANIFEST_DIR".to_owned(), test.folder.display().to_string()),
+    ];
+    for name in ["RUST_LOG", "RUST_BACKTRACE"] {
+        variables.extend(env::var(name).ok().map(|value| (name.to_owned(), value)));
+    }
+    Run {
+        program: test.path.clone(),
+        folder: test.folder.clone(),
+        args: filter.to_vec(),
+        variables,
+    }
+}
+
+/// The files of one guest.
+struct Files {
+    initramfs: PathBuf,
+    console: PathBuf,
+}
+
+impl Files {
+    fn of(folder: &Path, kernel: &str) -> Self {
+        let name = kernel.replace('/', "_");
+        Self {
+            // Several runs may go on at the same time.
+            initramfs: folder.join(format!("{name}-{}.cpio", std::process::id())),
+            console: folder.join(format!("{name}.console")),
+        }
+    }
+}
+
+/// The console is of use afterwards; the archive is big and made again each time.
+impl Drop for Files {
+    fn drop(&mut self) {
+        fs::remove_file(&self.initramfs).ok();
+    }
+}
+
+/// Shows what a guest says, and keeps the outcomes.
+struct Listener<'a> {
+    report: KernelReport,
+    /// The packages whose tests have not ended yet; the first is the one that runs.
+    packages: Vec<&'a str>,
+    /// How many outcomes of the running package there are.
+    counted: usize,
+    /// Whether the runner's last line, with its counts, has come.
+    summed: bool,
+}
+
+impl<'a> Listener<'a> {
+    fn new(kernel: &str, packages: impl Iterator<Item = &'a str>) -> Self {
+        Self {
+            report: KernelReport {
+                name: kernel.to_owned(),
+                ..KernelReport::default()
+            },
+            packages: packages.collect(),
+            counted: 0,
+            summed: false,
+        }
+    }
+
+    fn hear(&mut self, message: Message) {
+        let style = terminal::stdout();
+        match message {
+            Message::Booted { release, version } => {
+                println!("\n{}", style.bold(&format!("══ Linux {release} ({version})")));
+                self.report.release = Some(release);
+                self.announce();
+            }
+            Message::ModuleRefused { name, error } => {
+                self.fail(format!("the kernel refuses its module {name}: {error}"));
+            }
+            Message::Result(line) => {
+                if let Some((test, outcome)) = Outcome::of_line(&line) {
+                    let package = self.packages.first().copied().unwrap_or_default().to_owned();
+                    self.report.tests.insert((package, test), outcome);
+                    self.counted += 1;
+                }
+                self.summed |= line.starts_with("test result: ");
+                println!("{line}");
+            }
+            Message::Output(line) => println!("{line}"),
+            Message::Ended { failure } => self.ended(failure),
+            Message::Done => {}
+        }
+    }
+
+    /// A runner fails when a test of it does, which is told already.
+    fn ended(&mut self, failure: Option<String>) {
+        let Some(package) = self.packages.first().map(|package| (*package).to_owned()) else {
+            self.report.failures.extend(failure);
+            return;
+        };
+        self.packages.remove(0);
+        let failed = |((of, _), outcome): (&(String, String), &Outcome)| *of == package && *outcome == Outcome::Failed;
+        match failure {
+            Some(failure) if !self.summed || !self.report.tests.iter().any(failed) => {
+                self.fail(format!("{package}: {failure}"));
+            }
+            None if self.counted == 0 => self.fail(format!("{package}: ended without having tested anything")),
+            _ => {}
+        }
+        (self.counted, self.summed) = (0, false);
+        self.announce();
+    }
+
+    fn announce(&self) {
+        if let Some(package) = self.packages.first() {
+            println!("\n{}", terminal::stdout().bold(&format!("── {package}")));
+        }
+    }
+
+    fn fail(&mut self, why: String) {
+        println!("{} {why}", terminal::stdout().red("✗"));
+        self.report.failures.push(why);
+    }
+
+    fn finish(mut self, end: End) -> KernelReport {
+        match end {
+            End::Done => {
+                for package in std::mem::take(&mut self.packages) {
+                    self.fail(format!("{package}: not run"));
+                }
+            }
+            End::Failed { console, .. } if interrupt::happened() => drop(console),
+            End::Failed { why, console } => {
+                let during = match (&self.report.release, self.packages.first()) {
+                    (None, _) => "while booting".to_owned(),
+                    (Some(_), Some(package)) => format!("during the tests of {package}"),
+                    (Some(_), None) => "at the end".to_owned(),
+                };
+                println!("\nthe last lines of the console:");
+                for line in console {
+                    println!("  {line}");
+                }
+                self.fail(format!("the guest was lost {during}: {why}"));
+            }
+        }
+        self.report
+    }
+}
+
+/// Repeats at the end what is not as it should be; the last line counts, as after a run on this machine's kernel.
+fn conclude(reports: &[KernelReport], tests: &[&Executable]) -> ExitCode {
+    let style = terminal::stdout();
+    let packages: Vec<_> = tests.iter().map(|test| test.package.clone()).collect();
+    println!("\n{}", report::table(reports, &packages));
+    for (failed, remark) in report::remarks(reports) {
+        let mark = if failed { style.red("✗") } else { "–".to_owned() };
+        println!("{mark} {remark}");
+    }
+    if interrupt::happened() {
+        println!("interrupted; so far:");
+    }
+    let mut tally = Tally::default();
+    for report in reports {
+        tally.add(report.tally());
+    }
+    println!("{tally}");
+    match (interrupt::happened(), tally.failed) {
+        (true, _) => interrupt::status(),
+        (false, 0) => ExitCode::SUCCESS,
+        (false, _) => ExitCode::FAILURE,
+    }
+}

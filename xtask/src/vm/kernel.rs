@@ -1,0 +1,275 @@
+//! Which kernels there are to test on, and where each comes from.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    apt::{self, Apt, Suite},
+    setup,
+    usage::UsageError,
+    workspace::Workspace,
+};
+
+/// The series that `all` stands for: the oldest that the labs support, the long-term ones since, and the newest.
+pub const ALL: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", NEWEST];
+
+/// The newest kernel that Debian has.
+const NEWEST: &str = "newest";
+
+/// Where new kernels go, and stay for a while.
+const RECENT: Suite = Suite::main("trixie-backports");
+
+/// A kernel to boot.
+#[derive(Debug)]
+pub struct Kernel {
+    /// What the user called it.
+    pub name: String,
+    /// The image.
+    pub image: PathBuf,
+    /// The folder with its modules.
+    pub modules: Option<PathBuf>,
+}
+
+impl Kernel {
+    /// An image of the user's.
+    pub fn given(image: &Path, modules: Option<&Path>) -> Result<Self> {
+        if !image.is_file() {
+            return Err(UsageError(format!("{} is no file", image.display())).into());
+        }
+        Ok(Self {
+            name: image.display().to_string(),
+            image: image.to_owned(),
+            modules: modules.map(Path::to_owned),
+        })
+    }
+
+    /// The newest kernel of a series, such as `6.1`, out of Debian's packages; downloaded where it is not there yet.
+    pub fn of_series(workspace: &Workspace, series: &str) -> Result<Self> {
+        let folder = workspace.tools().join("kernels").join(series);
+        if let Some(kernel) = Self::unpacked(series, &folder) {
+            return Ok(kernel);
+        }
+        let _alone = setup::lock(workspace)?;
+        // Somebody else may have downloaded it while we waited for the lock.
+        if let Some(kernel) = Self::unpacked(series, &folder) {
+            return Ok(kernel);
+        }
+        download(workspace, series, &folder)?;
+        Self::unpacked(series, &folder)
+            .with_context(|| format!("Debian's packages of Linux {series} hold no kernel image with modules"))
+    }
+
+    fn unpacked(series: &str, folder: &Path) -> Option<Self> {
+        let image = fs::read_dir(folder.join("boot"))
+            .ok()?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| {
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
+            })?;
+        let modules = ["lib/modules", "usr/lib/modules"]
+            .map(|path| folder.join(path))
+            .into_iter()
+            .find(|path| path.is_dir())?;
+        Some(Self {
+            name: series.to_owned(),
+            image,
+            modules: Some(modules),
+        })
+    }
+}
+
+/// Whether the user names an image rather than a series.
+pub fn is_image(name: &str) -> bool {
+    name.contains('/') || !(name == NEWEST || series_of(name).is_some_and(|series| series == name))
+}
+
+/// The suites that may hold a series, the likeliest first.
+fn suites(series: &str) -> Vec<Suite> {
+    match series {
+        "5.10" => vec![Suite::security("bullseye-security"), Suite::main("bullseye")],
+        "6.1" => vec![Suite::security("bookworm-security"), Suite::main("bookworm")],
+        "6.12" => vec![Suite::security("bookworm-security"), Suite::main("trixie")],
+        _ => vec![RECENT],
+    }
+}
+
+fn download(workspace: &Workspace, series: &str, folder: &Path) -> Result<()> {
+    let apt = Apt::create(workspace, "apt-kernels")?;
+    let mut offered = Vec::new();
+    let mut unreadable = None;
+    for suite in suites(series) {
+        if let Err(error) = apt.read(suite) {
+            eprintln!("    {error:#}");
+            unreadable = Some(error);
+            continue;
+        }
+        let names = apt.names("^linux-(image|binary|modules)-[0-9].*-cloud-amd64$")?;
+        let releases = releases(&names);
+        if let Some(release) = newest(&releases, series) {
+            let packages = packages_of(release, &names);
+            let what = format!("Linux {release} of {}", suite.name);
+            let packages = apt.download(&what, &packages)?;
+            // Under another name until it is whole: what an interrupted run left would look like a kernel.
+            let partial = folder.with_extension("partial");
+            fs::remove_dir_all(&partial).ok();
+            apt::unpack(&what, &packages, &partial, workspace)?;
+            return fs::rename(&partial, folder).with_context(|| format!("{} cannot be made", folder.display()));
+        }
+        offered.extend(
+            releases
+                .iter()
+                .filter_map(|release| series_of(release))
+                .map(str::to_owned),
+        );
+    }
+    if let Some(error) = unreadable {
+        return Err(error.context(format!("no Linux {series} can be downloaded")));
+    }
+    bail!(UsageError(format!(
+        "Debian has no Linux {series}; it has {}; another kernel can be given as a file: \
+         `--kernel ./bzImage --modules /lib/modules/RELEASE`",
+        list(offered)
+    )))
+}
+
+/// The series that there are: those with a suite of their own, and those found.
+fn list(found: Vec<String>) -> String {
+    let known = ALL
+        .iter()
+        .filter(|name| **name != NEWEST)
+        .map(|name| (*name).to_owned());
+    let mut all: Vec<_> = known.chain(found).collect();
+    all.sort_by_key(|series| numbers(series));
+    all.dedup();
+    all.join(", ")
+}
+
+/// The releases of which the signed image is there; an unsigned one precedes it by some days.
+fn releases(names: &[String]) -> Vec<&str> {
+    let release = |name: &'_ str| {
+        let rest = name
+            .strip_prefix("linux-image-")
+            .or_else(|| name.strip_prefix("linux-binary-"))?;
+        // Not linux-image-6.1-cloud-amd64, which only depends on another.
+        (rest.split('-').next()?.split('.').count() > 2).then_some(name.len() - rest.len())
+    };
+    names
+        .iter()
+        .filter_map(|name| Some(&name[release(name)?..]))
+        .filter(|release| !release.starts_with("unsigned"))
+        .collect()
+}
+
+/// The newest release of a series.
+fn newest<'a>(releases: &[&'a str], series: &str) -> Option<&'a str> {
+    releases
+        .iter()
+        .filter(|release| series == NEWEST || series_of(release) == Some(series))
+        .max_by_key(|release| numbers(release))
+        .copied()
+}
+
+/// The packages that make a release: an image, and from 6.19 on its parts.
+fn packages_of(release: &str, names: &[String]) -> Vec<String> {
+    ["image", "binary", "modules"]
+        .iter()
+        .map(|part| format!("linux-{part}-{release}"))
+        .filter(|package| names.contains(package))
+        .collect()
+}
+
+/// `6.12.94+deb13-cloud-amd64` → `6.12`.
+fn series_of(release: &str) -> Option<&str> {
+    let (major, rest) = release.split_once('.')?;
+    let minor = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number(major) && is_number(minor)).then(|| &release[..major.len() + 1 + minor.len()])
+}
+
+/// The numbers in a release, by which releases are ordered.
+fn numbers(release: &str) -> Vec<u64> {
+    release
+        .trim_end_matches("-cloud-amd64")
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_newest_of_a_series_is_told_by_its_numbers() {
+        let names = names(&[
+            "linux-image-6.12.94+deb13-cloud-amd64",
+            "linux-image-6.12.107+deb13-cloud-amd64",
+            "linux-image-6.12.90+deb12.1-cloud-amd64",
+            "linux-image-6.1.0-9-cloud-amd64",
+            "linux-image-6.1.0-56-cloud-amd64",
+            "linux-image-6.1-cloud-amd64",
+        ]);
+        let releases = releases(&names);
+        assert_eq!(newest(&releases, "6.12"), Some("6.12.107+deb13-cloud-amd64"));
+        assert_eq!(newest(&releases, "6.1"), Some("6.1.0-56-cloud-amd64"));
+        assert_eq!(newest(&releases, NEWEST), Some("6.12.107+deb13-cloud-amd64"));
+        assert_eq!(newest(&releases, "6"), None);
+        assert_eq!(newest(&releases, "5.11"), None);
+    }
+
+    #[test]
+    fn a_release_is_made_of_the_packages_that_are_there() {
+        let names = names(&[
+            "linux-image-6.18.15+deb13-cloud-amd64",
+            "linux-image-7.2.12+deb13-cloud-amd64",
+            "linux-binary-7.2.12+deb13-cloud-amd64",
+            "linux-modules-7.2.12+deb13-cloud-amd64",
+        ]);
+        assert_eq!(
+            packages_of("6.18.15+deb13-cloud-amd64", &names),
+            ["linux-image-6.18.15+deb13-cloud-amd64"]
+        );
+        assert_eq!(packages_of("7.2.12+deb13-cloud-amd64", &names).len(), 3);
+    }
+
+    #[test]
+    fn a_release_whose_image_is_not_signed_yet_is_left_out() {
+        let names = names(&[
+            "linux-binary-7.2.12+deb13-cloud-amd64",
+            "linux-binary-unsigned-7.3.4+deb13-cloud-amd64",
+            "linux-modules-7.3.4+deb13-cloud-amd64",
+        ]);
+        assert_eq!(newest(&releases(&names), NEWEST), Some("7.2.12+deb13-cloud-amd64"));
+    }
+
+    #[test]
+    fn a_series_is_no_image_and_an_image_is_no_series() {
+        for series in ["5.10", "7.2", "5.11", NEWEST] {
+            assert!(!is_image(series), "{series}");
+        }
+        for image in [
+            "./bzImage",
+            "bzImage",
+            "/boot/vmlinuz-5.10.0-8",
+            "vmlinuz-5.10",
+            "5.10.1",
+        ] {
+            assert!(is_image(image), "{image}");
+        }
+    }
+
+    #[test]
+    fn the_list_of_series_is_ordered_and_names_each_once() {
+        let list = list(names(&["7.2", "6.18", "6.19", "6.19"]));
+        assert_eq!(list, "5.10, 6.1, 6.12, 6.18, 6.19, 7.2");
+    }
+}

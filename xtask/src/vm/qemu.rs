@@ -1,0 +1,326 @@
+//! QEMU: the machine's own, else Debian's, unpacked into the project with all of its libraries.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io::{BufRead as _, BufReader},
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::message::Message;
+use crate::{
+    apt::{self, Apt, Suite},
+    machine::find_in_path,
+    setup,
+    workspace::Workspace,
+};
+
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// Debian's package of it, from the suite whose QEMU is new enough to be emulated well.
+const PACKAGE: &str = "qemu-system-x86";
+const SUITE: Suite = Suite::main("trixie");
+
+/// How many lines of the console an error shows.
+const TAIL: usize = 15;
+
+/// How to start QEMU.
+pub struct Qemu {
+    program: PathBuf,
+    args: Vec<OsString>,
+}
+
+impl Qemu {
+    /// Finds QEMU; downloads it where this machine has none.
+    pub fn obtain(workspace: &Workspace) -> Result<Self> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        if let Some(program) = find_in_path(PROGRAM, &path) {
+            return Ok(Self {
+                program,
+                args: Vec::new(),
+            });
+        }
+        let folder = workspace.tools().join("qemu");
+        if !folder.is_dir() {
+            let _alone = setup::lock(workspace)?;
+            // Somebody else may have downloaded it while we waited for the lock.
+            if !folder.is_dir() {
+                download(workspace, &folder).with_context(|| {
+                    format!("{PROGRAM} is not installed and cannot be downloaded; on Debian: apt-get install {PACKAGE}")
+                })?;
+            }
+        }
+        Ok(Self::unpacked(&folder))
+    }
+
+    /// Debian's QEMU with Debian's libraries, whichever this machine has: started by their own loader.
+    fn unpacked(folder: &Path) -> Self {
+        let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|path| folder.join(path));
+        let mut args: Vec<OsString> = vec!["--library-path".into()];
+        args.push(env::join_paths(libraries).unwrap_or_default());
+        args.push(folder.join("usr/bin").join(PROGRAM).into());
+        for firmware in ["usr/share/qemu", "usr/share/seabios"] {
+            args.extend(["-L".into(), folder.join(firmware).into()]);
+        }
+        Self {
+            program: folder.join("usr/lib64/ld-linux-x86-64.so.2"),
+            args,
+        }
+    }
+
+    fn command(&self, machine: &Machine, console: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args);
+        command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
+        command.args(["-machine", "q35", "-smp", "2", "-m", "1024"]);
+        if kvm_works() {
+            command.args(["-accel", "kvm", "-cpu", "host"]);
+        } else {
+            // QEMU 7.2 cannot emulate cmpxchg16b as kernels use it (double fault), and they do well without.
+            command.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"]);
+        }
+        command.arg("-kernel").arg(machine.image);
+        command.arg("-initrd").arg(machine.initramfs);
+        command.args(["-append", machine.command_line]);
+        let mut file = OsString::from("file:");
+        file.push(console);
+        command.arg("-serial").arg(file).args(["-serial", "stdio"]);
+        command
+    }
+}
+
+fn download(workspace: &Workspace, folder: &Path) -> Result<()> {
+    let apt = Apt::create(workspace, "apt-qemu")?;
+    apt.read(SUITE)?;
+    let packages = apt.download_with_dependencies(PACKAGE)?;
+    let partial = folder.with_extension("partial");
+    fs::remove_dir_all(&partial).ok();
+    apt::unpack(PACKAGE, &packages, &partial, workspace)?;
+    fs::rename(&partial, folder).with_context(|| format!("{} cannot be made", folder.display()))
+}
+
+/// Whether the machine's hardware virtualization can be used.
+///
+/// Where the module `kvm_pvm` gives it, in a virtual machine without nested virtualization, guests hang at boot.
+fn kvm_works() -> bool {
+    !Path::new("/sys/module/kvm_pvm").exists() && OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
+}
+
+/// The kernel's command line.
+///
+/// A kernel that panics or oopses ends the run at once. The BPF LSM is named, since 5.10 starts without it.
+pub const COMMAND_LINE: &str = "console=ttyS0 panic=-1 oops=panic loglevel=5 mitigations=off \
+                                lsm=lockdown,capability,yama,bpf rdinit=/init -- guest";
+
+/// What to boot.
+pub struct Machine<'a> {
+    /// The kernel's image.
+    pub image: &'a Path,
+    /// Its first file system.
+    pub initramfs: &'a Path,
+    /// Its command line.
+    pub command_line: &'a str,
+}
+
+/// When a guest is taken for hung.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// Without a word from it for so long.
+    pub silence: Duration,
+    /// Running for so long.
+    pub whole: Duration,
+}
+
+impl Limits {
+    /// Long enough for a slow machine without hardware virtualization.
+    pub const USUAL: Self = Self {
+        silence: Duration::from_mins(2),
+        whole: Duration::from_mins(10),
+    };
+}
+
+/// How a guest has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// All done.
+    Done,
+    /// Otherwise, in these words, with the last lines of the console.
+    Failed { why: String, console: Vec<String> },
+}
+
+/// Boots `machine` and hands each of its messages to `hear`; `console` is the file for the kernel's console.
+pub fn boot(qemu: &Qemu, machine: &Machine, console: &Path, limits: Limits, hear: impl FnMut(Message)) -> Result<End> {
+    // What an earlier guest has written there must not be taken for this one's.
+    File::create(console).with_context(|| format!("{} cannot be written", console.display()))?;
+    supervise(qemu.command(machine, console), console, limits, hear)
+}
+
+fn supervise(mut command: Command, console: &Path, limits: Limits, mut hear: impl FnMut(Message)) -> Result<End> {
+    let log = console.with_extension("qemu");
+    let errors = File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+    // SAFETY: prctl is async-signal-safe, and takes no pointers here.
+    unsafe {
+        // An emulator that outlives us would take a processor for itself.
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
+    let child = command
+        .spawn()
+        .with_context(|| format!("{} cannot be started", command.get_program().display()))?;
+    let mut emulator = Emulator { child };
+    let stdout = emulator.child.stdout.take().context("QEMU has no output")?;
+    let (tell, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+            if tell.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let started = Instant::now();
+    let mut last_heard = started;
+    let why = loop {
+        let left = limits.whole.saturating_sub(started.elapsed());
+        let silence = limits.silence.saturating_sub(last_heard.elapsed());
+        match lines.recv_timeout(left.min(silence)) {
+            Ok(line) => match Message::of_line(&String::from_utf8_lossy(&line)) {
+                Some(Message::Done) => return Ok(End::Done),
+                Some(message) => {
+                    last_heard = Instant::now();
+                    hear(message);
+                }
+                None => {}
+            },
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = emulator.child.wait().context("QEMU cannot be waited for")?;
+                break ended_early(status, &log);
+            }
+            Err(RecvTimeoutError::Timeout) if left <= silence => {
+                break format!("it was not done after {} s", limits.whole.as_secs());
+            }
+            Err(RecvTimeoutError::Timeout) => break format!("it was silent for {} s", limits.silence.as_secs()),
+        }
+    };
+    let console = tail(&fs::read(console).unwrap_or_default());
+    Ok(End::Failed { why, console })
+}
+
+fn ended_early(status: ExitStatus, log: &Path) -> String {
+    let said = fs::read_to_string(log).unwrap_or_default();
+    match (said.lines().last(), status.signal()) {
+        (Some(said), _) if !status.success() => format!("QEMU failed: {said}"),
+        (_, Some(signal)) => format!("QEMU was ended by signal {signal}"),
+        // That is how it ends when the kernel wants to restart.
+        _ => "the kernel has panicked or restarted".to_owned(),
+    }
+}
+
+/// The last lines of a console, without what moves a terminal's cursor.
+fn tail(console: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(console);
+    let printable = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>();
+    let lines: Vec<_> = text.lines().map(printable).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(TAIL)..].to_vec()
+}
+
+/// A running emulator, which ends with this.
+struct Emulator {
+    child: Child,
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // It may have ended, which is as good.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of an "emulator" that is a shell script, with what was heard.
+    fn supervised(script: &str, limits: Limits) -> (End, Vec<Message>) {
+        let folder = tempfile::tempdir().unwrap();
+        let console = folder.path().join("console");
+        fs::write(&console, "[ 0.1] Linux version\r\n\x1b[K[ 0.2] Kernel panic\r\n").unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let mut heard = Vec::new();
+        let end = supervise(command, &console, limits, |message| heard.push(message)).unwrap();
+        (end, heard)
+    }
+
+    fn why(end: End) -> String {
+        match end {
+            End::Failed { why, console } => {
+                assert_eq!(console.last().unwrap(), "[K[ 0.2] Kernel panic");
+                why
+            }
+            End::Done => panic!("it was done"),
+        }
+    }
+
+    const SHORT: Limits = Limits {
+        silence: Duration::from_millis(300),
+        whole: Duration::from_mins(1),
+    };
+
+    #[test]
+    fn a_guest_that_says_done_is_done_though_it_does_not_turn_off() {
+        let (end, heard) = supervised(
+            r#"echo noise; echo '{"output":"a"}'; echo '"done"'; sleep 60"#,
+            Limits::USUAL,
+        );
+        assert_eq!(end, End::Done);
+        assert_eq!(heard, [Message::Output("a".into())]);
+    }
+
+    #[test]
+    fn a_silent_guest_is_ended_with_the_tail_of_its_console() {
+        let (end, heard) = supervised(r#"echo '{"output":"a"}'; exec sleep 60"#, SHORT);
+        assert_eq!(heard.len(), 1);
+        assert!(why(end).starts_with("it was silent for"));
+    }
+
+    #[test]
+    fn a_guest_that_never_ends_is_ended_though_it_talks() {
+        let limits = Limits {
+            whole: Duration::from_millis(300),
+            ..Limits::USUAL
+        };
+        let (end, _) = supervised(r#"while true; do echo '{"output":"a"}'; sleep 0.05; done"#, limits);
+        assert!(why(end).starts_with("it was not done after"));
+    }
+
+    #[test]
+    fn a_guest_that_ends_without_being_done_is_told_with_the_reason() {
+        let (end, _) = supervised("exit 0", SHORT);
+        assert_eq!(why(end), "the kernel has panicked or restarted");
+        let (end, _) = supervised("echo 'could not load kernel' >&2; exit 1", SHORT);
+        assert_eq!(why(end), "QEMU failed: could not load kernel");
+    }
+
+    #[test]
+    fn only_the_end_of_a_long_console_is_shown() {
+        let console = (0..100)
+            .map(|line| format!("line {line}"))
+            .collect::<Vec<_>>()
+            .join("\n");
+        let tail = tail(console.as_bytes());
+        assert_eq!(tail.len(), TAIL);
+        assert_eq!(tail.last().unwrap(), "line 99");
+    }
+}

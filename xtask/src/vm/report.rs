@@ -1,0 +1,210 @@
+//! What the tests have said, by kernel, package and test.
+
+use std::collections::BTreeMap;
+
+use crate::test::Tally;
+
+/// How a test has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it should.
+    Passed,
+    /// Not as it should.
+    Failed,
+    /// Not run, for this reason.
+    Unsupported(String),
+}
+
+impl Outcome {
+    /// Reads a line of a test runner's list: `test NAME ... ok`, `… FAILED`, `… ignored (REASON)`.
+    pub fn of_line(line: &str) -> Option<(String, Self)> {
+        let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
+        let outcome = match outcome.trim_end() {
+            "ok" => Self::Passed,
+            "FAILED" => Self::Failed,
+            "ignored" => Self::Unsupported("no reason was given".into()),
+            other => {
+                let reason = other.strip_prefix("ignored (")?.strip_suffix(')')?;
+                Self::Unsupported(reason.trim_start_matches("unsupported: ").into())
+            }
+        };
+        Some((name.trim().to_owned(), outcome))
+    }
+}
+
+/// What came of one kernel.
+#[derive(Debug, Default)]
+pub struct KernelReport {
+    /// What the user called it.
+    pub name: String,
+    /// The release that it says it is, once it was up.
+    pub release: Option<String>,
+    /// The outcomes by package and test.
+    pub tests: BTreeMap<(String, String), Outcome>,
+    /// What went wrong beside the tests, a line each.
+    pub failures: Vec<String>,
+}
+
+impl KernelReport {
+    /// How many tests passed, failed and were skipped; what went wrong beside them counts as failed.
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally {
+            failed: self.failures.len() as u64,
+            ..Tally::default()
+        };
+        for outcome in self.tests.values() {
+            match outcome {
+                Outcome::Passed => tally.passed += 1,
+                Outcome::Failed => tally.failed += 1,
+                Outcome::Unsupported(_) => tally.skipped += 1,
+            }
+        }
+        tally
+    }
+
+    /// How many tests of a package passed out of those that have run, as a cell of the table.
+    fn cell(&self, package: &str) -> String {
+        let of_package = || self.tests.iter().filter(|((of, _), _)| of == package);
+        let count = |wanted: fn(&Outcome) -> bool| of_package().filter(|(_, outcome)| wanted(outcome)).count();
+        let passed = count(|outcome| *outcome == Outcome::Passed);
+        let failed = count(|outcome| *outcome == Outcome::Failed);
+        let unsupported = of_package().count() - passed - failed;
+        if passed + failed + unsupported == 0 {
+            return "not run".into();
+        }
+        let part = |count: usize, what: &str| {
+            if count > 0 {
+                format!(", {count} {what}")
+            } else {
+                String::new()
+            }
+        };
+        format!(
+            "{passed} ok{}{}",
+            part(failed, "FAILED"),
+            part(unsupported, "unsupported")
+        )
+    }
+}
+
+/// A line for each package with a column for each kernel.
+pub fn table(kernels: &[KernelReport], packages: &[String]) -> String {
+    let mut rows = vec![vec![String::new()]];
+    rows[0].extend(kernels.iter().map(|kernel| kernel.name.clone()));
+    for package in packages {
+        let mut row = vec![package.clone()];
+        row.extend(kernels.iter().map(|kernel| kernel.cell(package)));
+        rows.push(row);
+    }
+    let widths: Vec<_> = (0..=kernels.len())
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("   ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+/// The tests that failed or are unsupported somewhere, each reason once, with the kernels that it holds on.
+pub fn remarks(kernels: &[KernelReport]) -> Vec<(bool, String)> {
+    let mut by_remark: BTreeMap<(bool, String), Vec<&str>> = BTreeMap::new();
+    for kernel in kernels {
+        for ((package, test), outcome) in &kernel.tests {
+            let remark = match outcome {
+                Outcome::Passed => continue,
+                Outcome::Failed => (true, format!("{package}: {test} failed")),
+                Outcome::Unsupported(reason) => (false, format!("{package}: {test} is unsupported: {reason}")),
+            };
+            by_remark.entry(remark).or_default().push(&kernel.name);
+        }
+        for failure in &kernel.failures {
+            by_remark.entry((true, failure.clone())).or_default().push(&kernel.name);
+        }
+    }
+    let told = |((failed, remark), kernels): ((bool, String), Vec<&str>)| {
+        (failed, format!("{remark} (on {})", kernels.join(", ")))
+    };
+    by_remark.into_iter().map(told).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(name: &str, tests: &[(&str, &str, Outcome)]) -> KernelReport {
+        let tests = tests
+            .iter()
+            .map(|(package, test, outcome)| (((*package).to_owned(), (*test).to_owned()), outcome.clone()));
+        KernelReport {
+            name: name.into(),
+            tests: tests.collect(),
+            ..KernelReport::default()
+        }
+    }
+
+    #[test]
+    fn each_outcome_is_read_from_its_line() {
+        let of_line = |line: &str| Outcome::of_line(line).unwrap();
+        assert_eq!(
+            of_line("test it_counts    ... ok"),
+            ("it_counts".into(), Outcome::Passed)
+        );
+        assert_eq!(
+            of_line("test it_counts ... FAILED"),
+            ("it_counts".into(), Outcome::Failed)
+        );
+        let unsupported = of_line("test it_counts ... ignored (unsupported: no TCX (6.6+))");
+        assert_eq!(unsupported.1, Outcome::Unsupported("no TCX (6.6+)".into()));
+    }
+
+    #[test]
+    fn a_test_without_outcome_or_another_line_is_none() {
+        for line in [
+            "test it_counts ... ",
+            "running 3 tests",
+            "test result: ok. 3 passed; 0 failed",
+            "",
+        ] {
+            assert_eq!(Outcome::of_line(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_cell_for_each_package_and_kernel() {
+        let kernels = [
+            report(
+                "5.10",
+                &[
+                    ("lab01", "a", Outcome::Passed),
+                    ("lab01", "b", Outcome::Unsupported("no".into())),
+                ],
+            ),
+            report(
+                "6.1",
+                &[("lab01", "a", Outcome::Failed), ("lab01", "b", Outcome::Passed)],
+            ),
+        ];
+        let table = table(&kernels, &["lab01".into(), "lab02".into()]);
+        let expected = "        5.10                  6.1\n\
+                        lab01   1 ok, 1 unsupported   1 ok, 1 FAILED\n\
+                        lab02   not run               not run\n";
+        assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn a_remark_is_made_once_for_all_kernels_it_holds_on() {
+        let unsupported = || Outcome::Unsupported("no TCX".into());
+        let mut kernels = [
+            report("5.10", &[("lab03", "a", unsupported())]),
+            report("6.1", &[("lab03", "a", unsupported())]),
+        ];
+        kernels[1].failures.push("it was silent for 120 s".into());
+        let expected = [
+            (false, "lab03: a is unsupported: no TCX (on 5.10, 6.1)".to_owned()),
+            (true, "it was silent for 120 s (on 6.1)".to_owned()),
+        ];
+        assert_eq!(remarks(&kernels), expected);
+        assert_eq!(kernels[1].tally().failed, 1);
+    }
+}

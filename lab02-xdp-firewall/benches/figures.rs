@@ -1,5 +1,7 @@
 //! What the firewall costs a packet, and how the ways to look an address up compare: `cargo xtask bench lab02`.
 
+mod lookups;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -8,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::{Ebpf, programs::Xdp};
 use clap::Parser;
 use lab01_count_packets::{load, outcome};
@@ -27,7 +29,9 @@ use testbed::{
     spread::numbers,
 };
 
-/// Measures what the firewall costs a packet, in nanoseconds.
+use lookups::{Kind, Lookup};
+
+/// Measures what the firewall costs a packet, and beside it one look-up in each kind of table, in nanoseconds.
 #[derive(Parser)]
 #[command(max_term_width = 100)]
 struct Options {
@@ -56,8 +60,10 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     let cases = cases();
     let mut prepared = cases.iter().map(Case::prepare).collect::<Result<Vec<_>>>()?;
+    let lookups = compared()?;
     let empty = empty_program(ProgramType::Xdp)?;
     let mut rows: Vec<Row<'_>> = prepared.iter().map(|case| case.row(&empty)).collect();
+    rows.extend(lookups.iter().map(|compared| compared.row(&empty)));
     let figures = figures::measure(&mut rows, options.rounds)?;
     drop(rows);
     if let Some(path) = &options.markdown {
@@ -110,27 +116,80 @@ fn cases() -> Vec<Case> {
     let block = |block: Vec<Prefix>| Policy { block, ..OPEN };
     let ports: Vec<PortRange> = vec!["tcp/8000-8999".parse().expect("a range")];
     let mut cases = vec![
-        Case { name: "no rule", policy: OPEN, packets: Packets::Fixed(frame_v4(OUTSIDE)) },
-        Case { name: "ports", policy: Policy { block_ports: ports.clone(), ..OPEN }, packets: Packets::Fixed(frame_v4(OUTSIDE)) },
+        Case {
+            name: "no rule",
+            policy: OPEN,
+            packets: Packets::Fixed(frame_v4(OUTSIDE)),
+        },
+        Case {
+            name: "ports",
+            policy: Policy {
+                block_ports: ports.clone(),
+                ..OPEN
+            },
+            packets: Packets::Fixed(frame_v4(OUTSIDE)),
+        },
         Case {
             name: "rate limit, one source",
-            policy: Policy { limit: Some((Rate::Packets(1_000_000_000), 1_000_000)), ..OPEN },
+            policy: Policy {
+                limit: Some((Rate::Packets(1_000_000_000), 1_000_000)),
+                ..OPEN
+            },
             packets: Packets::Fixed(frame_v4(OUTSIDE)),
         },
     ];
     for (count, hit, miss, spread, singles) in [
-        (10, "10 prefixes: hit", "10 prefixes: miss", "10 prefixes: spread hits", "10 addresses: spread hits"),
-        (1_000, "1,000 prefixes: hit", "1,000 prefixes: miss", "1,000 prefixes: spread hits", "1,000 addresses: spread hits"),
-        (100_000, "100,000 prefixes: hit", "100,000 prefixes: miss", "100,000 prefixes: spread hits", "100,000 addresses: spread hits"),
+        (
+            10,
+            "10 prefixes: hit",
+            "10 prefixes: miss",
+            "10 prefixes: spread hits",
+            "10 addresses: spread hits",
+        ),
+        (
+            1_000,
+            "1,000 prefixes: hit",
+            "1,000 prefixes: miss",
+            "1,000 prefixes: spread hits",
+            "1,000 addresses: spread hits",
+        ),
+        (
+            100_000,
+            "100,000 prefixes: hit",
+            "100,000 prefixes: miss",
+            "100,000 prefixes: spread hits",
+            "100,000 addresses: spread hits",
+        ),
     ] {
         let prefixes = prefixes_v4(count);
         let inside = inside_v4(&prefixes);
-        cases.push(Case { name: hit, policy: block(prefixes.clone()), packets: Packets::Fixed(frame_v4(inside[0])) });
-        cases.push(Case { name: miss, policy: block(prefixes.clone()), packets: Packets::Fixed(frame_v4(OUTSIDE)) });
-        cases.push(Case { name: spread, policy: block(prefixes), packets: Packets::SpreadV4(inside) });
+        cases.push(Case {
+            name: hit,
+            policy: block(prefixes.clone()),
+            packets: Packets::Fixed(frame_v4(inside[0])),
+        });
+        cases.push(Case {
+            name: miss,
+            policy: block(prefixes.clone()),
+            packets: Packets::Fixed(frame_v4(OUTSIDE)),
+        });
+        cases.push(Case {
+            name: spread,
+            policy: block(prefixes),
+            packets: Packets::SpreadV4(inside),
+        });
         let addresses = addresses_v4(count);
-        let policy = block(addresses.iter().map(|address| Prefix::single(Ipv4Addr::from(*address).into())).collect());
-        cases.push(Case { name: singles, policy, packets: Packets::SpreadV4(addresses) });
+        let policy = block(
+            addresses
+                .iter()
+                .map(|address| Prefix::single(Ipv4Addr::from(*address).into()))
+                .collect(),
+        );
+        cases.push(Case {
+            name: singles,
+            policy,
+            packets: Packets::SpreadV4(addresses),
+        });
     }
     let prefixes = prefixes_v6(100_000);
     let inside = inside_v6(&prefixes);
@@ -139,7 +198,10 @@ fn cases() -> Vec<Case> {
         policy: block(prefixes),
         packets: Packets::SpreadV6(inside.clone()),
     });
-    let singles = inside.iter().map(|address| Prefix::single(Ipv6Addr::from(*address).into())).collect();
+    let singles = inside
+        .iter()
+        .map(|address| Prefix::single(Ipv6Addr::from(*address).into()))
+        .collect();
     cases.push(Case {
         name: "100,000 IPv6 addresses: spread hits",
         policy: block(singles),
@@ -148,20 +210,103 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// A program that does no more than one look-up, and the spread of sources that it meets.
+struct Compared {
+    name: String,
+    lookup: Lookup,
+    spread: Spread,
+    frame: Vec<u8>,
+}
+
+/// The kinds of table side by side, with the same entries.
+fn compared() -> Result<Vec<Compared>> {
+    let mut all = vec![Compared::new(
+        "parsing alone".into(),
+        Kind::None,
+        &[],
+        &addresses_v4(1000),
+    )?];
+    for (count, told) in [(10, "10"), (1_000, "1,000"), (100_000, "100,000")] {
+        let prefixes = prefixes_v4(count);
+        let inside = inside_v4(&prefixes);
+        for (kind, table) in [(Kind::LpmTrie, "LPM_TRIE"), (Kind::Tree, "the tree")] {
+            all.push(Compared::new(
+                format!("{told} prefixes in {table}"),
+                kind,
+                &prefixes,
+                &inside,
+            )?);
+        }
+        let addresses = addresses_v4(count);
+        let singles: Vec<_> = addresses
+            .iter()
+            .map(|address| Prefix::single(Ipv4Addr::from(*address).into()))
+            .collect();
+        for (kind, table) in [(Kind::Hash, "HASH"), (Kind::Exact, "the table")] {
+            all.push(Compared::new(
+                format!("{told} addresses in {table}"),
+                kind,
+                &singles,
+                &addresses,
+            )?);
+        }
+    }
+    Ok(all)
+}
+
+impl Compared {
+    fn new(name: String, kind: Kind, prefixes: &[Prefix], sources: &[[u8; 4]]) -> Result<Self> {
+        let lookup = Lookup::prepare(kind, prefixes)?;
+        // What finds nothing is fast: each has to drop what is listed, and that only.
+        for (source, is_listed) in [(sources[sources.len() - 1], kind != Kind::None), (OUTSIDE, false)] {
+            let verdict = test_run(lookup.program(), TestRun::once(&frame_v4(source)))?.retval;
+            // XDP_DROP and XDP_PASS of linux/bpf.h.
+            let expected = if is_listed { 1 } else { 2 };
+            ensure!(verdict == expected, "{name}: {source:?} met the verdict {verdict}");
+        }
+        Ok(Self {
+            name,
+            lookup,
+            spread: Spread::over_ipv4(sources)?,
+            frame: frame_v4(OUTSIDE),
+        })
+    }
+
+    fn row<'a>(&'a self, empty: &'a OwnedFd) -> Row<'a> {
+        let measure = |program: BorrowedFd<'_>| {
+            self.spread.before(program)?;
+            Ok(test_run(self.spread.program(), TestRun::repeated(&self.frame, RUNS))?.duration_ns)
+        };
+        Row::new(
+            self.name.clone(),
+            move || measure(empty.as_fd()),
+            move || measure(self.lookup.program()),
+        )
+    }
+}
+
 /// An address that no prefix of the lists holds.
 const OUTSIDE: [u8; 4] = [192, 0, 2, 7];
 
 fn addresses_v4(count: usize) -> Vec<[u8; 4]> {
     let random = numbers(1).map(|number| (number as u32).to_be_bytes());
-    random.filter(|address| address[..3] != OUTSIDE[..3]).take(count).collect()
+    random
+        .filter(|address| address[..3] != OUTSIDE[..3])
+        .take(count)
+        .collect()
 }
 
 /// Prefixes of 17 to 28 bits, as lists of networks have them.
 fn prefixes_v4(count: usize) -> Vec<Prefix> {
     let lengths = numbers(2).map(|number| 17 + (number % 12) as u8);
     let addresses = numbers(3).map(|number| Ipv4Addr::from(number as u32));
-    let prefixes = addresses.zip(lengths).filter_map(|(address, len)| Prefix::new(address.into(), len));
-    prefixes.filter(|prefix| !prefix.contains(Ipv4Addr::from(OUTSIDE).into())).take(count).collect()
+    let prefixes = addresses
+        .zip(lengths)
+        .filter_map(|(address, len)| Prefix::new(address.into(), len));
+    prefixes
+        .filter(|prefix| !prefix.contains(Ipv4Addr::from(OUTSIDE).into()))
+        .take(count)
+        .collect()
 }
 
 fn inside_v4(prefixes: &[Prefix]) -> Vec<[u8; 4]> {
@@ -176,7 +321,11 @@ fn inside_v4(prefixes: &[Prefix]) -> Vec<[u8; 4]> {
 fn prefixes_v6(count: usize) -> Vec<Prefix> {
     let lengths = numbers(4).map(|number| 32 + (number % 33) as u8);
     let addresses = numbers(5).map(|number| Ipv6Addr::from(u128::from(number >> 3 | 1 << 61) << 64));
-    addresses.zip(lengths).filter_map(|(address, len)| Prefix::new(address.into(), len)).take(count).collect()
+    addresses
+        .zip(lengths)
+        .filter_map(|(address, len)| Prefix::new(address.into(), len))
+        .take(count)
+        .collect()
 }
 
 fn inside_v6(prefixes: &[Prefix]) -> Vec<[u8; 16]> {
@@ -188,11 +337,19 @@ fn inside_v6(prefixes: &[Prefix]) -> Vec<[u8; 16]> {
 }
 
 fn frame_v4(source: [u8; 4]) -> Vec<u8> {
-    packets::ethernet().ipv4(Ipv4Addr::from(source), "198.51.100.1").udp(1000, 53).payload([0; 18]).build()
+    packets::ethernet()
+        .ipv4(Ipv4Addr::from(source), "198.51.100.1")
+        .udp(1000, 53)
+        .payload([0; 18])
+        .build()
 }
 
 fn frame_v6() -> Vec<u8> {
-    packets::ethernet().ipv6("2001:db8::7", "2001:db8::1").udp(1000, 53).payload([0; 18]).build()
+    packets::ethernet()
+        .ipv6("2001:db8::7", "2001:db8::1")
+        .udp(1000, 53)
+        .payload([0; 18])
+        .build()
 }
 
 /// A case whose policy is in force in a program of its own.
@@ -210,7 +367,9 @@ impl Case {
         let max_entries = self.policy.block.len().max(1) as u32;
         let mut ebpf = load::load_object(OBJECT, &map_sizes(max_entries))?;
         let program: &mut Xdp = load::program(&mut ebpf, "firewall", "XDP")?;
-        program.load().map_err(|error| load::explain_program("firewall", error))?;
+        program
+            .load()
+            .map_err(|error| load::explain_program("firewall", error))?;
         let mut tables = FirewallTables::take(&mut ebpf, max_entries)?;
         tables.apply(&self.policy)?;
         let (frame, spread) = match &self.packets {
@@ -218,17 +377,32 @@ impl Case {
             Packets::SpreadV4(addresses) => (frame_v4(OUTSIDE), Some(Spread::over_ipv4(addresses)?)),
             Packets::SpreadV6(addresses) => (frame_v6(), Some(Spread::over_ipv6(addresses)?)),
         };
-        Ok(Prepared { name: self.name, policy: &self.policy, ebpf, tables, frame, spread })
+        Ok(Prepared {
+            name: self.name,
+            policy: &self.policy,
+            ebpf,
+            tables,
+            frame,
+            spread,
+        })
     }
 }
 
 impl Prepared<'_> {
     fn row<'b>(&'b self, empty: &'b OwnedFd) -> Row<'b> {
-        Row::new(self.name, || self.measure(empty.as_fd()), || self.measure(self.program()))
+        Row::new(
+            self.name,
+            || self.measure(empty.as_fd()),
+            || self.measure(self.program()),
+        )
     }
 
     fn program(&self) -> BorrowedFd<'_> {
-        let program: &Xdp = self.ebpf.program("firewall").and_then(|program| program.try_into().ok()).expect("it is loaded");
+        let program: &Xdp = self
+            .ebpf
+            .program("firewall")
+            .and_then(|program| program.try_into().ok())
+            .expect("it is loaded");
         program.fd().expect("it is loaded").as_fd()
     }
 

@@ -32,7 +32,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     graph: Option<PathBuf>,
 
-    /// Which object, for a lab that has several.
+    /// Which object, for a lab that has several; else the one that is called like the lab.
     #[arg(long, value_name = "NAME")]
     object: Option<String>,
 
@@ -47,7 +47,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     setup::ensure(workspace)?;
     let args = ["build", "--release", "--package", &lab.name, "--package", "inspect"];
     let built = cargo::build(workspace, &lab.name, &args)?;
-    let object = object_in(built.out_dir(&lab.name)?, options.object.as_deref())?;
+    let object = object_in(built.out_dir(&lab.name)?, &lab.name, options.object.as_deref())?;
     let inspect = built.program("inspect")?;
     let args = options.args(&object);
     Err(become_command(&mut options.command(inspect, &args)))
@@ -81,8 +81,8 @@ impl Options {
     }
 }
 
-/// The eBPF object among what a lab's build script has left.
-fn object_in(out_dir: &Path, name: Option<&str>) -> Result<PathBuf> {
+/// The eBPF object among what a lab's build script has left: the only one, or the lab's main one, or the one named.
+fn object_in(out_dir: &Path, lab: &str, name: Option<&str>) -> Result<PathBuf> {
     let entries = fs::read_dir(out_dir).with_context(|| format!("{} cannot be read", out_dir.display()))?;
     let mut objects: Vec<_> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -90,14 +90,15 @@ fn object_in(out_dir: &Path, name: Option<&str>) -> Result<PathBuf> {
         .filter(|path| name.is_none_or(|name| path.file_name().is_some_and(|file| file == name)))
         .collect();
     objects.sort();
-    match objects.as_slice() {
-        [object] => Ok(object.clone()),
-        [] => bail!(
+    let main = objects.iter().find(|path| path.ends_with(lab));
+    match (objects.as_slice(), main) {
+        ([object], _) | (_, Some(object)) => Ok(object.clone()),
+        ([], _) => bail!(
             "the build left no eBPF object{} in {}",
             name.map(|name| format!(" {name:?}")).unwrap_or_default(),
             out_dir.display()
         ),
-        several => {
+        (several, None) => {
             let names = several.iter().filter_map(|path| path.file_name()?.to_str());
             bail!(
                 "this lab has several objects: {}; name one by --object",
@@ -138,17 +139,31 @@ mod tests {
         fs::write(folder.path().join("bindings.rs"), "// ELF").unwrap();
         fs::write(folder.path().join("host"), elf(62)).unwrap();
         fs::write(folder.path().join("lab01"), elf(247)).unwrap();
-        assert_eq!(object_in(folder.path(), None).unwrap(), folder.path().join("lab01"));
+        assert_eq!(
+            object_in(folder.path(), "lab01", None).unwrap(),
+            folder.path().join("lab01")
+        );
     }
 
     #[test]
     fn a_build_without_object_is_told_by_its_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let error = object_in(folder.path(), None).unwrap_err().to_string();
+        let error = object_in(folder.path(), "lab01", None).unwrap_err().to_string();
         assert_eq!(
             error,
             format!("the build left no eBPF object in {}", folder.path().display())
         );
+    }
+
+    #[test]
+    fn of_several_objects_the_one_called_like_the_lab_is_the_labs() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["lab01", "lab01-lookups"] {
+            fs::write(folder.path().join(name), elf(247)).unwrap();
+        }
+        let path = |name| object_in(folder.path(), "lab01", name).unwrap();
+        assert_eq!(path(None), folder.path().join("lab01"));
+        assert_eq!(path(Some("lab01-lookups")), folder.path().join("lab01-lookups"));
     }
 
     #[test]
@@ -157,10 +172,10 @@ mod tests {
         for name in ["dns", "trace"] {
             fs::write(folder.path().join(name), elf(247)).unwrap();
         }
-        let error = object_in(folder.path(), None).unwrap_err().to_string();
+        let error = object_in(folder.path(), "lab01", None).unwrap_err().to_string();
         assert_eq!(error, "this lab has several objects: dns, trace; name one by --object");
         assert_eq!(
-            object_in(folder.path(), Some("trace")).unwrap(),
+            object_in(folder.path(), "lab01", Some("trace")).unwrap(),
             folder.path().join("trace")
         );
     }

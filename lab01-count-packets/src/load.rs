@@ -39,6 +39,15 @@ pub enum LoadError {
         /// What `uname -r` says.
         release: String,
     },
+    /// The capabilities are there, and yet it is forbidden.
+    #[error(
+        "the kernel forbids {what}, although the process has the capabilities; what can forbid it: kernel lockdown, a \
+         security module, or a container's seccomp filter. `cargo xtask doctor` looks further"
+    )]
+    Forbidden {
+        /// The map or program.
+        what: String,
+    },
     /// The limit on locked memory, which bounds maps before Linux 5.11.
     #[error("the limit on locked memory (ulimit -l) is too low for {what}; raise it: `ulimit -l unlimited`")]
     LockedMemory {
@@ -219,12 +228,9 @@ pub fn explain_program(program: &str, error: ProgramError) -> LoadError {
 fn explain_errno(what: &str, error: &io::Error) -> LoadError {
     let what = what.to_owned();
     match error.raw_os_error() {
-        Some(libc::EPERM) if effective_capabilities().is_some_and(|caps| caps & (1 << CAP_SYS_ADMIN) != 0) => {
-            LoadError::LockedMemory { what }
+        Some(libc::EPERM | libc::EACCES) => {
+            require_privileges().map_or_else(|missing| missing, |()| explain_refusal(what, &kernel_release()))
         }
-        Some(libc::EPERM | libc::EACCES) => LoadError::Privileges {
-            missing: "CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON is".into(),
-        },
         Some(libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP) => LoadError::Unsupported {
             what,
             release: kernel_release(),
@@ -234,6 +240,18 @@ fn explain_errno(what: &str, error: &io::Error) -> LoadError {
             what,
             cause: error.to_string(),
         },
+    }
+}
+
+/// What a kernel of this release means by refusing what the process has the capabilities for.
+fn explain_refusal(what: String, release: &str) -> LoadError {
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse().ok());
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    // Since Linux 5.11 maps are charged to the memory cgroup instead.
+    if version < (5, 11) {
+        LoadError::LockedMemory { what }
+    } else {
+        LoadError::Forbidden { what }
     }
 }
 
@@ -305,11 +323,52 @@ mod tests {
 
     #[test]
     fn an_old_kernel_is_named() {
-        let error = io::Error::from_raw_os_error(libc::EINVAL);
+        for errno in [libc::ENOSYS, libc::EINVAL, libc::EOPNOTSUPP] {
+            let error = io::Error::from_raw_os_error(errno);
+            let text = explain_errno("the map X", &error).to_string();
+            let start = format!(
+                "the kernel ({}) does not know what the map X needs; Linux 5.10",
+                kernel_release()
+            );
+            assert!(text.starts_with(&start), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_means_locked_memory_on_old_kernels_only() {
+        for (release, cause) in [
+            ("5.4.0-216-generic", "the limit on locked memory"),
+            ("5.10.0-39-cloud-amd64", "the limit on locked memory"),
+            ("5.11.0", "the kernel forbids the map X"),
+            ("5.15.160+", "the kernel forbids the map X"),
+            ("6.18.44-fc-v509", "the kernel forbids the map X"),
+            ("7.3-rc7", "the kernel forbids the map X"),
+        ] {
+            let text = explain_refusal("the map X".into(), release).to_string();
+            assert!(text.starts_with(cause), "{release}: {text}");
+        }
+    }
+
+    #[test]
+    fn an_error_without_a_meaning_of_its_own_is_told_in_the_kernels_words() {
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
         let text = explain_errno("the map X", &error).to_string();
-        assert!(
-            text.contains("Linux 5.10 or later") && text.contains("the map X"),
-            "{text}"
-        );
+        assert_eq!(text, "the map X could not be loaded: Too many open files (os error 24)");
+    }
+
+    #[test]
+    fn a_rejection_shows_the_tail_of_the_log() {
+        let log: Vec<_> = (0..100).map(|number| format!("{number}: (b7) r0 = 0")).collect();
+        let text = tail(&log.join("\n"), 12);
+        assert_eq!(text.lines().count(), 13);
+        assert!(text.starts_with("the last 12 lines of its log:\n  88: ") && text.ends_with("\n  99: (b7) r0 = 0"));
+    }
+
+    #[test]
+    fn only_the_initial_user_namespace_maps_every_user_to_itself() {
+        assert!(is_identity("         0          0 4294967295\n"));
+        assert!(!is_identity("         0       1000          1\n"));
+        assert!(!is_identity("0 100000 65536\n"));
+        assert!(!is_identity(""));
     }
 }

@@ -1,19 +1,24 @@
 //! What can be wrong: every error is one line with cause and mend, and leaves nothing behind.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command, time::Duration};
+use std::{
+    fs,
+    os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _},
+    process::Command,
+    time::Duration,
+};
 
 use aya::programs::Xdp;
 use lab01_count_packets::{OBJECT, load};
 use object::{Object as _, ObjectSection as _};
 use testbed::{
     End, Finished, Host, LinkOptions, Result, Running,
-    bpf::{PassProgram, XdpMode},
+    bpf::{PassProgram, ProgramType, XdpMode, empty_program},
     harness::unsupported,
 };
 
 use crate::lab::{BINARY, PATIENCE, finish, in_host, on};
 
-crate::tests![
+testbed::listed_tests![
     an_unknown_interface_is_named_with_those_that_there_are,
     impossible_options_are_refused_with_what_is_possible,
     without_privileges_the_missing_capabilities_are_named,
@@ -21,6 +26,7 @@ crate::tests![
     an_ordinary_user_learns_of_another_program_too,
     root_of_a_user_namespace_is_told_that_it_is_not_enough,
     another_program_is_left_alone_and_the_mend_removes_it,
+    a_program_attached_without_a_link_is_removed_by_its_mend_too,
     an_interface_that_vanishes_ends_it_with_a_last_report,
     an_interface_that_is_down_is_said_to_be,
     an_mtu_too_large_for_native_xdp_is_a_notice_or_an_error,
@@ -235,6 +241,41 @@ fn another_program_is_left_alone_and_the_mend_removes_it() -> Result {
     Ok(())
 }
 
+fn a_program_attached_without_a_link_is_removed_by_its_mend_too() -> Result {
+    for (keyword, name) in [("xdpdrv", "native"), ("xdpgeneric", "generic")] {
+        let (_client, server) = cable()?;
+        attach_by_netlink(&server, keyword)?;
+        let finished = finish(on(&server, &[]));
+        assert_eq!(finished.status.code(), Some(1), "{finished:#?}");
+        let line = &finished.stderr;
+        assert!(line.contains(&format!(", {name}), which is left alone")), "{line}");
+        assert!(
+            line.ends_with(&format!("`ip link set dev eth0 {keyword} off`\n")),
+            "{line}"
+        );
+        remove_as_told(&server, line);
+    }
+    Ok(())
+}
+
+/// As `ip link` and older loaders attach: no descriptor holds the program there.
+fn attach_by_netlink(end: &End, keyword: &str) -> Result {
+    let program = empty_program(ProgramType::Xdp)?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).unwrap();
+    let id = info
+        .lines()
+        .find_map(|line| line.strip_prefix("prog_id:"))
+        .unwrap()
+        .trim();
+    let mut bpftool = end.host.command("bpftool");
+    bpftool.args(["net", "attach", keyword, "id", id, "dev", &end.interface]);
+    match bpftool.output() {
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+        Err(error) => unsupported(format!("bpftool cannot be run: {error}")),
+    }
+    Ok(())
+}
+
 /// Runs the command that an error ends with, which has to remove the program.
 fn remove_as_told(end: &End, line: &str) {
     let mend = line.split('`').nth(1).unwrap();
@@ -306,7 +347,7 @@ fn an_mtu_too_large_for_native_xdp_is_a_notice_or_an_error() -> Result {
     };
     let link = Host::new("client")?.join_with(&Host::new("server")?, options)?;
     let cause = "the MTU, here or at the other end of a veth, is too large for a packet in one page";
-    falls_back_with_notice(&link.right, cause)?;
+    assert_falls_back(&link.right, cause);
     assert_refused(
         &finish(on(&link.right, &["--xdp-mode", "native"])),
         &format!(
@@ -338,7 +379,7 @@ fn a_driver_without_native_xdp_is_a_notice_or_an_error() -> Result {
     Ok(())
 }
 
-fn falls_back_with_notice(end: &End, cause: &str) -> Result {
+fn assert_falls_back(end: &End, cause: &str) {
     let finished = finish(on(end, &["--json", "--duration", "200ms"]));
     assert!(finished.status.success(), "{finished:#?}");
     assert_eq!(
@@ -350,7 +391,6 @@ fn falls_back_with_notice(end: &End, cause: &str) -> Result {
         "{}",
         finished.stdout
     );
-    Ok(())
 }
 
 fn offload_is_refused_where_no_card_can() -> Result {

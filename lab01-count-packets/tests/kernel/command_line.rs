@@ -11,7 +11,7 @@ use testbed::{End, Host, Result, Running, traffic::Flood};
 
 use crate::lab::{BINARY, Counting, PATIENCE, finish, on};
 
-crate::tests![
+testbed::listed_tests![
     json_is_a_complete_object_a_line,
     plain_lines_name_every_number,
     top_limits_the_sources_shown_and_says_how_many_there_are,

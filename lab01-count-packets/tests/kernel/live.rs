@@ -3,10 +3,6 @@
 use std::{net::IpAddr, time::Duration};
 
 use lab01_count_packets_common::counter::Counter;
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
 use testbed::{
     Host, Link, LinkOptions, Result, packets, pcap,
     traffic::{self, Flood, Server},
@@ -14,7 +10,7 @@ use testbed::{
 
 use crate::{lab::Counting, program::Counted};
 
-crate::tests![
+testbed::listed_tests![
     pings_are_counted_by_source_and_protocol,
     tcp_is_counted_as_a_capture_sees_it,
     udp_of_many_sources_adds_up,
@@ -211,7 +207,7 @@ fn what_several_cpus_count_at_once_adds_up() -> Result {
             for cpu in 0..cpus {
                 let flood = &flood;
                 scope.spawn(move || {
-                    stay_on(cpu);
+                    testbed::stay_on_cpu(cpu).unwrap();
                     flood.send().unwrap()
                 });
             }
@@ -226,13 +222,6 @@ fn what_several_cpus_count_at_once_adds_up() -> Result {
         }
     }
     Ok(())
-}
-
-/// Keeps this thread on one CPU, on which a veth then also receives what the thread sends.
-fn stay_on(cpu: usize) {
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
 }
 
 fn sources_beyond_max_sources_are_told_and_none_of_their_packets_is_lost() -> Result {

@@ -4,6 +4,7 @@ mod bad_input;
 mod command_line;
 mod lab;
 mod live;
+mod named;
 mod packets;
 mod program;
 mod terminal;
@@ -11,16 +12,6 @@ mod terminal;
 use std::process::ExitCode;
 
 use testbed::harness::{self, KernelTest};
-
-/// The tests of a file, by name. One that is not listed is an unused function, which the compiler reports.
-macro_rules! tests {
-    ($($name:ident,)*) => {
-        pub fn tests() -> Vec<testbed::harness::KernelTest> {
-            vec![$(testbed::harness::KernelTest::new(stringify!($name), $name)),*]
-        }
-    };
-}
-use tests;
 
 fn main() -> ExitCode {
     let files = [

@@ -10,11 +10,14 @@ use lab01_count_packets_common::{
     counter::Protocol,
     headers::{Headers, Malformed},
 };
-use testbed::packets::{self, Mutate as _, Packet, ether_type, ip_number, random_bytes};
+use testbed::packets::{self, Mutate as _, ether_type, random_bytes};
 
-use crate::program::{Counted, Program, source_of};
+use crate::{
+    named::{Refused, V4, V6, WellFormed, from_v4, from_v6, malformed, well_formed},
+    program::{Counted, Program, source_of},
+};
 
-crate::tests![
+testbed::listed_tests![
     every_kind_of_packet_is_counted_by_source_and_protocol,
     every_protocol_number_has_a_counter_of_its_own,
     options_of_every_length_are_skipped,
@@ -26,239 +29,15 @@ crate::tests![
     sources_without_room_are_counted_together_and_none_is_lost,
 ];
 
-const V4: &str = "192.0.2.7";
-const V6: &str = "2001:db8::7";
-
-fn from_v4() -> Packet {
-    packets::ethernet().ipv4(V4, "192.0.2.1")
-}
-
-fn from_v6() -> Packet {
-    packets::ethernet().ipv6(V6, "2001:db8::1")
-}
-
-/// Packets that are as the standards want them: what they are, their source, their protocol.
-fn well_formed() -> Vec<(&'static str, Packet, Option<&'static str>, &'static str)> {
-    let (v4, v6) = (Some(V4), Some(V6));
-    let tagged = |tags: &[u16]| tags.iter().fold(packets::ethernet(), |packet, id| packet.vlan(*id));
-    let lldp = packets::ethernet().ether_type(0x88cc).payload([0; 46]);
-    let length_instead_of_type = packets::ethernet().ether_type(46).payload([0x42; 46]);
-    vec![
-        ("UDP", from_v4().udp(1000, 53).payload("who?"), v4, "IPv4 UDP"),
-        ("TCP SYN", from_v4().tcp(1000, 80).syn(), v4, "IPv4 TCP"),
-        (
-            "ping",
-            from_v4().icmp_echo_request(1, 1).payload([0; 56]),
-            v4,
-            "IPv4 ICMP",
-        ),
-        ("UDP over IPv6", from_v6().udp(1000, 53), v6, "IPv6 UDP"),
-        ("TCP over IPv6", from_v6().tcp(1000, 80).ack(), v6, "IPv6 TCP"),
-        ("ping over IPv6", from_v6().icmp_echo_request(1, 1), v6, "IPv6 ICMPv6"),
-        ("nothing behind the header", from_v4(), v4, "IPv4 protocol 253"),
-        ("nothing behind the IPv6 header", from_v6(), v6, "IPv6 no next header"),
-        (
-            "the largest packet of an MTU of 1500",
-            from_v4().udp(1, 2).payload([0; 1472]),
-            v4,
-            "IPv4 UDP",
-        ),
-        (
-            "GRE",
-            from_v4().protocol(ip_number::GRE.0).payload([0; 8]),
-            v4,
-            "IPv4 GRE",
-        ),
-        (
-            "IPv6 in IPv4",
-            from_v4().ipv6(V6, "2001:db8::1").udp(1, 2),
-            v4,
-            "IPv4 IPv6 tunnel",
-        ),
-        (
-            "IPv4 in IPv6",
-            from_v6().ipv4(V4, "192.0.2.1").udp(1, 2),
-            v6,
-            "IPv6 IPv4 tunnel",
-        ),
-        ("one tag", tagged(&[10]).ipv4(V4, "192.0.2.1").udp(1, 2), v4, "IPv4 UDP"),
-        (
-            "one tag, IPv6",
-            tagged(&[10]).ipv6(V6, "2001:db8::1").udp(1, 2),
-            v6,
-            "IPv6 UDP",
-        ),
-        (
-            "two tags",
-            tagged(&[10, 20]).ipv4(V4, "192.0.2.1").udp(1, 2),
-            v4,
-            "IPv4 UDP",
-        ),
-        (
-            "two tags, IPv6",
-            tagged(&[10, 20]).ipv6(V6, "2001:db8::1").udp(1, 2),
-            v6,
-            "IPv6 UDP",
-        ),
-        (
-            "QinQ",
-            packets::ethernet()
-                .service_vlan(20)
-                .vlan(10)
-                .ipv4(V4, "192.0.2.1")
-                .udp(1, 2),
-            v4,
-            "IPv4 UDP",
-        ),
-        (
-            "QinQ, IPv6",
-            packets::ethernet()
-                .service_vlan(20)
-                .vlan(10)
-                .ipv6(V6, "2001:db8::1")
-                .udp(1, 2),
-            v6,
-            "IPv6 UDP",
-        ),
-        (
-            "a service tag alone",
-            packets::ethernet().service_vlan(20).ipv4(V4, "192.0.2.1").udp(1, 2),
-            v4,
-            "IPv4 UDP",
-        ),
-        (
-            "a priority tag (VLAN 0)",
-            tagged(&[0]).priority(7).ipv4(V4, "192.0.2.1"),
-            v4,
-            "IPv4 protocol 253",
-        ),
-        (
-            "a first fragment",
-            from_v4().first_fragment(9).udp(1, 2).payload([0; 64]),
-            v4,
-            "IPv4 UDP",
-        ),
-        (
-            "a later fragment",
-            from_v4().later_fragment(9, 64).protocol(17).payload([0; 64]),
-            v4,
-            "IPv4 UDP",
-        ),
-        (
-            "a last fragment",
-            from_v4().last_fragment(9, 65_528).protocol(17).payload([0; 8]),
-            v4,
-            "IPv4 UDP",
-        ),
-        (
-            "a fragment over IPv6",
-            from_v6().first_fragment(9).udp(1, 2),
-            v6,
-            "IPv6 fragment",
-        ),
-        (
-            "an atomic fragment over IPv6",
-            from_v6().atomic_fragment(9).udp(1, 2),
-            v6,
-            "IPv6 fragment",
-        ),
-        (
-            "hop-by-hop options",
-            from_v6().hop_by_hop().udp(1, 2),
-            v6,
-            "IPv6 hop-by-hop options",
-        ),
-        (
-            "destination options",
-            from_v6().destination_options().udp(1, 2),
-            v6,
-            "IPv6 destination options",
-        ),
-        (
-            "a routing header",
-            from_v6().routing().udp(1, 2),
-            v6,
-            "IPv6 routing header",
-        ),
-        (
-            "a mobility header",
-            from_v6().extension(ip_number::MOBILITY, &[0; 6]),
-            v6,
-            "IPv6 protocol 135",
-        ),
-        (
-            "an authentication header",
-            from_v6().authentication().udp(1, 2),
-            v6,
-            "IPv6 AH",
-        ),
-        (
-            "an authentication header over IPv4",
-            from_v4().authentication().udp(1, 2),
-            v4,
-            "IPv4 AH",
-        ),
-        (
-            "a chain of extension headers",
-            from_v6()
-                .hop_by_hop()
-                .destination_options()
-                .routing()
-                .first_fragment(1)
-                .udp(1, 2),
-            v6,
-            "IPv6 hop-by-hop options",
-        ),
-        (
-            "ARP",
-            packets::ethernet().to_broadcast().arp_request("192.0.2.1", "192.0.2.2"),
-            None,
-            "ARP",
-        ),
-        (
-            "ARP behind a tag",
-            tagged(&[10]).arp_reply("192.0.2.1", "192.0.2.2"),
-            None,
-            "ARP",
-        ),
-        ("LLDP", lldp, None, "neither IP nor ARP"),
-        (
-            "IEEE 802.3 with a length",
-            length_instead_of_type,
-            None,
-            "neither IP nor ARP",
-        ),
-        (
-            "nothing behind the Ethernet header",
-            packets::ethernet(),
-            None,
-            "neither IP nor ARP",
-        ),
-        (
-            "from nowhere (DHCP)",
-            packets::ethernet().ipv4("0.0.0.0", "255.255.255.255").udp(68, 67),
-            Some("0.0.0.0"),
-            "IPv4 UDP",
-        ),
-        (
-            "from nowhere, IPv6",
-            packets::ethernet().ipv6("::", "ff02::1").icmp(131, 0, [0; 4]),
-            Some("::"),
-            "IPv6 ICMPv6",
-        ),
-        (
-            "from everybody",
-            packets::ethernet().ipv4("255.255.255.255", "192.0.2.1"),
-            Some("255.255.255.255"),
-            "IPv4 protocol 253",
-        ),
-    ]
-}
-
 fn every_kind_of_packet_is_counted_by_source_and_protocol() {
     let program = Program::load();
-    for (what, packet, source, protocol) in well_formed() {
-        let frame = packet.build();
+    for WellFormed {
+        what,
+        frame,
+        source,
+        protocol,
+    } in well_formed()
+    {
         let expected = Counted::one(source, protocol, frame.len());
         assert_eq!(program.counted_for(&frame), expected, "{what}");
 
@@ -277,7 +56,9 @@ fn every_protocol_number_has_a_counter_of_its_own() {
     let frames: Vec<_> = (0..=255)
         .flat_map(|number| [from_v4().protocol(number).build(), from_v6().protocol(number).build()])
         .collect();
-    frames.iter().for_each(|frame| program.run(frame));
+    for frame in &frames {
+        program.run(frame);
+    }
     let counted = program.counted();
     assert_eq!(counted, Counted::on_host(&frames));
     assert_eq!(counted.protocols.len(), 512);
@@ -307,113 +88,15 @@ fn options_of_every_length_are_skipped() {
 
 fn every_way_of_being_malformed_is_counted_under_its_reason() {
     let program = Program::load();
-    let (v4, v6) = (
-        from_v4().udp(1, 2).payload([0; 32]).build(),
-        from_v6().udp(1, 2).payload([0; 32]).build(),
-    );
-    let tagged = packets::ethernet()
-        .service_vlan(1)
-        .vlan(2)
-        .ipv4(V4, "192.0.2.1")
-        .build();
-    let three_tags = packets::ethernet()
-        .vlan(1)
-        .vlan(2)
-        .vlan(3)
-        .ipv4(V4, "192.0.2.1")
-        .build();
-    let (ip, length_v4, length_v6) = (14, 14 + 2, 14 + 4);
-    let cases = [
-        (
-            "a tag cut off",
-            tagged.clone().truncate_to(16),
-            Malformed::VlanTruncated,
-        ),
-        ("a second tag cut off", tagged.truncate_to(18), Malformed::VlanTruncated),
-        ("three tags", three_tags, Malformed::TooManyTags),
-        (
-            "no IPv4 header at all",
-            v4.clone().truncate_to(14),
-            Malformed::Ipv4Truncated,
-        ),
-        (
-            "half an IPv4 header",
-            v4.clone().truncate_to(24),
-            Malformed::Ipv4Truncated,
-        ),
-        (
-            "more options than there are bytes",
-            v4.clone().truncate_to(40).with_byte(ip, 0x4f),
-            Malformed::Ipv4Truncated,
-        ),
-        (
-            "version 6 where IPv4 is announced",
-            v4.clone().with_byte(ip, 0x65),
-            Malformed::Ipv4Version,
-        ),
-        ("version 0", v4.clone().with_byte(ip, 0x05), Malformed::Ipv4Version),
-        (
-            "a header length of 16",
-            v4.clone().with_byte(ip, 0x44),
-            Malformed::Ipv4HeaderLength,
-        ),
-        (
-            "a header length of 0",
-            v4.clone().with_byte(ip, 0x40),
-            Malformed::Ipv4HeaderLength,
-        ),
-        (
-            "a total length below the header's",
-            v4.clone().with_bytes(length_v4, &[0, 19]),
-            Malformed::Ipv4TotalLength,
-        ),
-        (
-            "a total length one too large",
-            v4.clone().with_bytes(length_v4, &[0, 61]),
-            Malformed::Ipv4TotalLength,
-        ),
-        (
-            "the largest total length",
-            v4.with_bytes(length_v4, &[0xff; 2]),
-            Malformed::Ipv4TotalLength,
-        ),
-        (
-            "no IPv6 header at all",
-            v6.clone().truncate_to(14),
-            Malformed::Ipv6Truncated,
-        ),
-        (
-            "an IPv6 header one byte short",
-            v6.clone().truncate_to(53),
-            Malformed::Ipv6Truncated,
-        ),
-        (
-            "version 4 where IPv6 is announced",
-            v6.clone().with_byte(ip, 0x45),
-            Malformed::Ipv6Version,
-        ),
-        (
-            "a payload length one too large",
-            v6.clone().with_bytes(length_v6, &[0, 41]),
-            Malformed::Ipv6PayloadLength,
-        ),
-        (
-            "the largest payload length",
-            v6.with_bytes(length_v6, &[0xff; 2]),
-            Malformed::Ipv6PayloadLength,
-        ),
-    ];
-    for (what, frame, reason) in &cases {
+    let cases = malformed();
+    for Refused { what, frame, reason } in &cases {
         let expected = Counted::one_malformed(*reason, frame.len());
         assert_eq!(program.counted_for(frame), expected, "{what}");
     }
-    // The one reason that is left has a test of its own below.
-    let seen: Vec<_> = cases.iter().map(|(_, _, reason)| reason).collect();
-    assert!(
-        Malformed::ALL
-            .iter()
-            .all(|reason| seen.contains(&reason) || *reason == Malformed::EthernetTruncated)
-    );
+    let is_tried = |reason| cases.iter().any(|case| case.reason == reason);
+    // The one that is left has a test of its own below.
+    let left: Vec<_> = Malformed::ALL.into_iter().filter(|reason| !is_tried(*reason)).collect();
+    assert_eq!(left, [Malformed::EthernetTruncated]);
 }
 
 fn a_packet_cut_anywhere_passes_and_is_counted_as_the_host_parses_it() {
@@ -454,7 +137,7 @@ fn a_packet_cut_anywhere_passes_and_is_counted_as_the_host_parses_it() {
     }
 }
 
-/// `BPF_PROG_TEST_RUN` refuses what is shorter (`ETH_HLEN`, net/bpf/test_run.c), and so do drivers, before XDP.
+/// `BPF_PROG_TEST_RUN` refuses what is shorter (`ETH_HLEN`, `net/bpf/test_run.c`), and so do drivers, before XDP.
 /// What the parser does with it is tested on the host: common/tests/parser.rs.
 const SHORTEST_TEST_RUN: usize = 14;
 
@@ -470,7 +153,9 @@ fn frames_shorter_than_an_ethernet_header_are_refused_by_the_kernel_itself() {
 fn two_thousand_random_frames_are_counted_as_the_host_counts_them() {
     let program = Program::load();
     let frames: Vec<_> = (0..2000).map(random_frame).collect();
-    frames.iter().for_each(|frame| program.run(frame));
+    for frame in &frames {
+        program.run(frame);
+    }
     let expected = Counted::on_host(&frames);
     assert_eq!(program.counted(), expected);
     // Frames that are all refused, or all accepted, would test little.
@@ -490,8 +175,7 @@ fn random_frame(seed: u64) -> Vec<u8> {
     let dice = random_bytes(seed, 16);
     let pick = |die: usize, choices: usize| usize::from(dice[die]) % choices;
     let noise = || random_bytes(!seed, SHORTEST_TEST_RUN + pick(0, 120));
-    let (_, packet, ..) = well_formed().swap_remove(pick(2, well_formed().len()));
-    let frame = packet.build();
+    let frame = well_formed().swap_remove(pick(2, well_formed().len())).frame;
     match pick(1, 10) {
         0 => noise(),
         1 => noise().with_bytes(12, &TYPES[pick(2, TYPES.len())].0.to_be_bytes()),
@@ -524,7 +208,7 @@ const TYPES: [EtherType; 4] = [
 
 fn valid_packets_are_counted_as_etherparse_reads_them() {
     let program = Program::load();
-    let frames = well_formed().into_iter().map(|(_, packet, ..)| packet.build());
+    let frames = well_formed().into_iter().map(|packet| packet.frame);
     let mutated = (0..2000)
         .map(random_frame)
         .filter(|frame| Headers::parse(frame.as_slice()).is_ok());

@@ -6,7 +6,7 @@ use std::{
     os::unix::process::CommandExt as _,
     process::{Child, Stdio},
     sync::{Arc, Mutex},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use testbed::{End, Host, Result, traffic::Flood};
 
 use crate::lab::{self, PATIENCE};
 
-crate::tests![
+testbed::listed_tests![
     the_table_is_redrawn_in_place_and_cut_to_the_terminal,
     log_lines_stand_above_the_table,
     ctrl_c_typed_on_the_terminal_ends_it_politely,
@@ -37,6 +37,7 @@ struct OnTerminal {
     child: Child,
     keyboard: File,
     shown: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl OnTerminal {
@@ -65,7 +66,7 @@ impl OnTerminal {
         let child = testbed::spawn(command).unwrap();
         let keyboard = File::from(pty.master);
         let shown = Arc::<Mutex<String>>::default();
-        thread::spawn({
+        let reader = thread::spawn({
             let mut screen = keyboard.try_clone().unwrap();
             let shown = Arc::clone(&shown);
             move || {
@@ -79,7 +80,12 @@ impl OnTerminal {
                 }
             }
         });
-        Self { child, keyboard, shown }
+        Self {
+            child,
+            keyboard,
+            shown,
+            reader: Some(reader),
+        }
     }
 
     fn shown(&self) -> String {
@@ -109,6 +115,8 @@ impl OnTerminal {
             assert!(start.elapsed() < PATIENCE, "it does not end:\n{}", self.shown());
             thread::sleep(Duration::from_millis(10));
         };
+        // The last of it may not have been read yet; the terminal is closed now, which ends the reading.
+        self.reader.take().unwrap().join().unwrap();
         (status.success(), self.shown())
     }
 }

@@ -12,8 +12,7 @@ pub fn by_etherparse(frame: &[u8]) -> Option<Headers> {
         .filter(|header| matches!(header, LinkExtHeader::Vlan(_)))
         .count();
     let behind_link = 14 + 4 * tags;
-    let Some(net) = packet.net else { return None };
-    let headers = match net {
+    let headers = match packet.net? {
         NetHeaders::Ipv4(header, _) => {
             let payload_len = header.payload_len().ok()?;
             Headers {

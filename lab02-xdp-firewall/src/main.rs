@@ -90,7 +90,8 @@ struct Options {
     #[arg(long, value_enum, default_value_t = PassOrDrop::Drop, value_name = "VERDICT")]
     malformed: PassOrDrop,
 
-    /// How many prefixes there is room for, those of files included. Memory is taken at the start: 250 bytes for each.
+    /// How many prefixes there is room for, those of files included. Memory is taken at the start: 420 bytes for each at
+    /// powers of two, and up to 740 between them.
     #[arg(long, default_value_t = 131_072, value_parser = clap::value_parser!(u32).range(1..=4_194_304), value_name = "N")]
     max_entries: u32,
 

@@ -70,7 +70,7 @@ impl<T: Pod> MappedArray<T> {
             self.first
                 .as_ptr()
                 .add(first)
-                .copy_from_nonoverlapping(values.as_ptr(), values.len())
+                .copy_from_nonoverlapping(values.as_ptr(), values.len());
         }
     }
 }

@@ -156,3 +156,73 @@ impl Policy {
         (words, all_bits)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    fn policy(block: Vec<Prefix>, allow: Vec<Prefix>) -> Policy {
+        Policy {
+            block,
+            allow,
+            block_ports: Vec::new(),
+            block_source_ports: Vec::new(),
+            allow_ports: Vec::new(),
+            block_macs: Vec::new(),
+            limit: None,
+            drop_by_default: false,
+            drop_malformed: true,
+            fragments: Fragments::Pass,
+        }
+    }
+
+    /// Prefixes of which no two can be joined.
+    fn apart(count: u32, is_v6: bool, len_from_longest: u8) -> Vec<Prefix> {
+        let address = |index: u32| -> IpAddr {
+            if is_v6 {
+                Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(index) << 8).into()
+            } else {
+                Ipv4Addr::from_bits(0x0b00_0000 | index << 4).into()
+            }
+        };
+        let len = if is_v6 { 128 } else { 32 } - len_from_longest;
+        (0..count)
+            .filter_map(|index| Prefix::new(address(index), len))
+            .collect()
+    }
+
+    #[test]
+    fn as_many_prefixes_as_were_asked_for_fit_however_they_are_spread() {
+        for max_entries in [1, 2, 7, 8, 100, 4096, 4097, 20_000] {
+            for is_v6 in [false, true] {
+                for len_from_longest in [0, 1] {
+                    for blocked in [max_entries, max_entries / 2, 0] {
+                        let mut block = apart(max_entries, is_v6, len_from_longest);
+                        let allow = block.split_off(blocked as usize);
+                        for seed in 0..3 {
+                            let compiled = policy(block.clone(), allow.clone()).compile(max_entries, [1, 2], seed);
+                            assert!(
+                                compiled.is_ok(),
+                                "{blocked} and {} of {max_entries}, IPv6: {is_v6}, seed {seed}",
+                                allow.len()
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_more_is_refused_with_the_number_to_ask_for() {
+        let error = policy(apart(9, false, 0), apart(2, true, 0))
+            .compile(10, [1, 2], 3)
+            .err();
+        assert_eq!(
+            error.map(|error| error.to_string()).as_deref(),
+            Some("11 prefixes do not fit into tables made for 10; start it with --max-entries 11")
+        );
+    }
+}

@@ -157,3 +157,32 @@ fn random() -> io::Result<u64> {
         Ok(u64::from_ne_bytes(bytes))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of the maps that grow with the number of prefixes.
+    fn memory(max_entries: u32) -> usize {
+        let sizes = [
+            size_of::<NodeV4>(),
+            size_of::<NodeV6>(),
+            size_of::<BucketV4>(),
+            size_of::<BucketV6>(),
+        ];
+        let entries = map_sizes(max_entries).map(|(_, entries)| entries as usize);
+        sizes.iter().zip(entries).map(|(size, entries)| size * entries).sum()
+    }
+
+    #[test]
+    fn a_prefix_takes_the_memory_that_the_help_tells() {
+        for max_entries in [1 << 14, 1 << 17, 1 << 22] {
+            let each = memory(max_entries) / max_entries as usize;
+            assert!((415..=426).contains(&each), "{each} bytes at {max_entries}");
+        }
+        for max_entries in [(1 << 14) + 1, 100_000, (1 << 17) + 1, (1 << 21) + 1] {
+            let each = memory(max_entries) / max_entries as usize;
+            assert!(each <= 745, "{each} bytes at {max_entries}");
+        }
+    }
+}

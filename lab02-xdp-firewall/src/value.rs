@@ -161,7 +161,11 @@ impl FromStr for Mac {
     fn from_str(text: &str) -> Result<Self, String> {
         let octets: Option<Vec<u8>> = text
             .split([':', '-'])
-            .map(|octet| (octet.len() == 2).then(|| u8::from_str_radix(octet, 16).ok()).flatten())
+            .map(|octet| {
+                // `from_str_radix` alone would take a sign, too.
+                let is_octet = octet.len() == 2 && octet.bytes().all(|byte| byte.is_ascii_hexdigit());
+                is_octet.then(|| u8::from_str_radix(octet, 16).ok()).flatten()
+            })
             .collect();
         let octets = octets.and_then(|octets| octets.try_into().ok());
         octets

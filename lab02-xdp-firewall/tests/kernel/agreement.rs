@@ -56,10 +56,10 @@ struct HostTables {
 const BUCKETS: u32 = 65_536;
 
 impl OnHost {
-    /// Under `policy`, which in the kernel is in force as `config`.
-    pub fn new(policy: &Policy, config: Config) -> Self {
+    /// Under `policy`, which is in force as `in_kernel` there.
+    pub fn new(policy: &Policy, in_kernel: &Config) -> Self {
         let mut on_host = Self {
-            config,
+            config: *in_kernel,
             tables: HostTables {
                 slices: Slices::default(),
                 full_at_ns: RefCell::default(),
@@ -69,12 +69,12 @@ impl OnHost {
             },
             inspection: Inspection::EMPTY,
         };
-        on_host.apply(policy, config);
+        on_host.apply(policy, in_kernel);
         on_host
     }
 
     /// Puts a policy into force: buckets and fragments stay as they are, and blocked MAC addresses are only ever added.
-    fn apply(&mut self, policy: &Policy, in_kernel: Config) {
+    fn apply(&mut self, policy: &Policy, in_kernel: &Config) {
         let compiled = policy.compile(MAX_ENTRIES, in_kernel.bucket_key, 1).unwrap();
         self.config = compiled.config;
         self.tables.slices.content = compiled.content;
@@ -152,13 +152,13 @@ fn twenty_thousand_random_frames_are_decided_as_on_the_host() {
     const FRAMES_EACH: u32 = 100;
     let mut dice = Dice::new(6);
     let mut program = Program::load();
-    let mut host = OnHost::new(&crate::options::no_rules(), program.config());
+    let mut host = OnHost::new(&crate::options::no_rules(), &program.config());
     let mut seen: BTreeMap<Reason, u32> = BTreeMap::new();
     for _ in 0..POLICIES {
         let rules = Rules::random(&mut dice);
         let policy = policy_of(&rules);
         program.apply(&policy);
-        host.apply(&policy, program.config());
+        host.apply(&policy, &program.config());
         for _ in 0..FRAMES_EACH {
             let frame = frames::random(&mut dice);
             let before = monotonic_ns();

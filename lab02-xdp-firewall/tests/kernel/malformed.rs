@@ -216,7 +216,7 @@ fn padding_is_never_read_as_a_header() {
 fn a_packet_cut_anywhere_is_decided_as_on_the_host() {
     let policy = policy("--block-port 53 --block-ip 2001:db8::7");
     let program = Program::with(&policy);
-    let mut host = crate::agreement::OnHost::new(&policy, program.config());
+    let mut host = crate::agreement::OnHost::new(&policy, &program.config());
     for packet in [
         packets::ethernet()
             .service_vlan(2)

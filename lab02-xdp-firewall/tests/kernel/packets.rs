@@ -1,7 +1,10 @@
 //! Named packets × options → verdict and reason (M3, F2, P2, P3, P6), through `BPF_PROG_TEST_RUN`: no interface, no
 //! traffic.
 
-use lab02_xdp_firewall_common::firewall::Reason::{self, *};
+use lab02_xdp_firewall_common::firewall::Reason::{
+    self, Address, Allowed, DroppedByDefault, Fragment, FragmentFollows, Mac, NeighbourDiscovery, NotIp,
+    PassedByDefault, Port, RateLimit, SourcePort,
+};
 use testbed::packets::{self, Mutate as _, Packet, ip_number};
 
 use crate::{options::policy, program::Program};

@@ -399,6 +399,7 @@ impl Inspection {
         }
     }
 
+    // ANCHOR: source
     #[inline(always)]
     fn has_source_in<T: Tables>(&mut self, set: &PrefixSet, tables: &T) -> bool {
         if self.headers.ip_version == 4 {
@@ -415,7 +416,9 @@ impl Inspection {
             set.contains_v6(tables, &self.headers.source.ipv6())
         }
     }
+    // ANCHOR_END: source
 
+    // ANCHOR: ports
     #[inline(always)]
     fn judge_ports<T: Tables>(&mut self, tables: &T, config: &Config) -> PortVerdict {
         if !self.transport.has_ports || config.port_bits == 0 {
@@ -438,6 +441,7 @@ impl Inspection {
             PortVerdict::Allow
         }
     }
+    // ANCHOR_END: ports
 
     #[inline(always)]
     fn port_bits<T: Tables>(&mut self, tables: &T, config: &Config, port: u16) -> u32 {
@@ -488,6 +492,7 @@ enum PortVerdict {
     BlockSource,
 }
 
+// ANCHOR: source_hash
 /// A hash of who sends: the address of IPv4, the first 64 bits of IPv6, as a host there commands a whole /64.
 #[inline(always)]
 pub fn source_hash(headers: &Headers, key: [u64; 2]) -> u32 {
@@ -500,6 +505,7 @@ pub fn source_hash(headers: &Headers, key: [u64; 2]) -> u32 {
         .wrapping_mul(0xd6e8_feb8_6659_fd93);
     (hash >> 32) as u32
 }
+// ANCHOR_END: source_hash
 
 #[cfg(not(target_arch = "bpf"))]
 mod pod {

@@ -391,6 +391,7 @@ fn fragment_offset([_, _, high, low, ..]: [u8; 8]) -> u32 {
     u32::from(u16::from_be_bytes([high, low]) & IPV6_FRAGMENT_OFFSET)
 }
 
+// ANCHOR: fragments
 /// Which part of its packet a fragment is that starts at `offset` bytes and has `len` bytes.
 #[inline(always)]
 fn part_of(protocol: u8, offset: u32, more: bool, len: u32) -> Result<Part, Malformed> {
@@ -406,6 +407,7 @@ fn part_of(protocol: u8, offset: u32, more: bool, len: u32) -> Result<Part, Malf
         _ => Ok(Part::Later),
     }
 }
+// ANCHOR_END: fragments
 
 /// Reads the header that `upper` leads to.
 #[inline(always)]

@@ -116,6 +116,7 @@ fn active_config() -> Option<&'static Config> {
     CONFIGS.get(*slot)
 }
 
+// ANCHOR: account
 /// Counts and logs what was decided, and returns it as XDP's verdict.
 #[inline(never)]
 fn account(ctx: &XdpContext, inspection: &Inspection, bytes: u64) -> u32 {
@@ -152,6 +153,7 @@ fn account(ctx: &XdpContext, inspection: &Inspection, bytes: u64) -> u32 {
     }
     xdp_action::XDP_DROP
 }
+// ANCHOR_END: account
 
 /// The maps as the tables that the decision reads.
 struct Maps;

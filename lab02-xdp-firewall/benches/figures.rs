@@ -1,5 +1,6 @@
 //! What the firewall costs a packet, and how the ways to look an address up compare: `cargo xtask bench lab02`.
 
+mod end_to_end;
 mod lookups;
 
 use std::{
@@ -24,11 +25,12 @@ use lab02_xdp_firewall_common::{firewall::Fragments, prefix_set::build::Prefix};
 use testbed::{
     Spread,
     bpf::{ProgramType, TestRun, empty_program, test_run},
-    figures::{self, Row},
+    figures::{self, Figures, Row},
     packets,
     spread::numbers,
 };
 
+use end_to_end::{Dropper, Road, has_nft};
 use lookups::{Kind, Lookup};
 
 /// Measures what the firewall costs a packet, and beside it one look-up in each kind of table, in nanoseconds.
@@ -66,19 +68,43 @@ fn run(options: &Options) -> Result<()> {
     rows.extend(lookups.iter().map(|compared| compared.row(&empty)));
     let figures = figures::measure(&mut rows, options.rounds)?;
     drop(rows);
+    let roads = measure_roads(options.rounds)?;
     if let Some(path) = &options.markdown {
-        std::fs::write(path, figures.markdown()).with_context(|| format!("{} cannot be written", path.display()))?;
+        std::fs::write(path, figures.markdown() + "\n" + &roads.markdown()).with_context(|| format!("{} cannot be written", path.display()))?;
     }
     if options.json {
-        println!("{}", figures.json());
+        println!("[{},\n{}]", figures.json(), roads.json());
     } else {
-        print!("{}", figures.table());
+        print!("{}\nFrom host to host, dropped there, above a program that drops all:\n{}", figures.table(), roads.table());
         println!();
         for case in &mut prepared {
             case.report_loading()?;
         }
     }
     Ok(())
+}
+
+/// What it costs to drop frames that cross a veth pair, beside a program that drops all and beside nftables.
+fn measure_roads(rounds: u8) -> Result<Figures> {
+    let policies = [1_000, 100_000].map(|count| Policy {
+        block: prefixes_v4(count),
+        ..OPEN
+    });
+    let sources = policies.each_ref().map(|policy| inside_v4(&policy.block));
+    let firewalls = policies.each_ref().map(|policy| Loaded::with(policy));
+    let road = Road::build()?;
+    let mut rows = Vec::new();
+    for ((policy, sources), (firewall, [by_xdp, by_nft])) in policies.iter().zip(&sources).zip(firewalls.iter().zip([
+        ["firewall, 1,000 prefixes", "nftables ingress, 1,000 prefixes"],
+        ["firewall, 100,000 prefixes", "nftables ingress, 100,000 prefixes"],
+    ])) {
+        let firewall = firewall.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+        rows.push(road.row(by_xdp, sources, Dropper::Xdp(firewall.program()))?);
+        if has_nft() {
+            rows.push(road.row(by_nft, sources, Dropper::Nftables(&policy.block))?);
+        }
+    }
+    Ok(figures::measure(&mut rows, rounds)?)
 }
 
 /// How often a program runs in a round.
@@ -352,26 +378,46 @@ fn frame_v6() -> Vec<u8> {
         .build()
 }
 
-/// A case whose policy is in force in a program of its own.
-struct Prepared<'a> {
-    name: &'static str,
-    policy: &'a Policy,
+/// The firewall in the kernel, with a policy in force.
+struct Loaded {
     ebpf: Ebpf,
     tables: FirewallTables,
-    frame: Vec<u8>,
-    spread: Option<Spread>,
 }
 
-impl Case {
-    fn prepare(&self) -> Result<Prepared<'_>> {
-        let max_entries = self.policy.block.len().max(1) as u32;
+impl Loaded {
+    fn with(policy: &Policy) -> Result<Self> {
+        let max_entries = policy.block.len().max(1) as u32;
         let mut ebpf = load::load_object(OBJECT, &map_sizes(max_entries))?;
         let program: &mut Xdp = load::program(&mut ebpf, "firewall", "XDP")?;
         program
             .load()
             .map_err(|error| load::explain_program("firewall", error))?;
         let mut tables = FirewallTables::take(&mut ebpf, max_entries)?;
-        tables.apply(&self.policy)?;
+        tables.apply(policy)?;
+        Ok(Self { ebpf, tables })
+    }
+
+    fn program(&self) -> BorrowedFd<'_> {
+        let program: &Xdp = self
+            .ebpf
+            .program("firewall")
+            .and_then(|program| program.try_into().ok())
+            .expect("it is loaded");
+        program.fd().expect("it is loaded").as_fd()
+    }
+}
+
+/// A case whose policy is in force in a program of its own.
+struct Prepared<'a> {
+    name: &'static str,
+    policy: &'a Policy,
+    loaded: Loaded,
+    frame: Vec<u8>,
+    spread: Option<Spread>,
+}
+
+impl Case {
+    fn prepare(&self) -> Result<Prepared<'_>> {
         let (frame, spread) = match &self.packets {
             Packets::Fixed(frame) => (frame.clone(), None),
             Packets::SpreadV4(addresses) => (frame_v4(OUTSIDE), Some(Spread::over_ipv4(addresses)?)),
@@ -380,8 +426,7 @@ impl Case {
         Ok(Prepared {
             name: self.name,
             policy: &self.policy,
-            ebpf,
-            tables,
+            loaded: Loaded::with(&self.policy)?,
             frame,
             spread,
         })
@@ -393,17 +438,8 @@ impl Prepared<'_> {
         Row::new(
             self.name,
             || self.measure(empty.as_fd()),
-            || self.measure(self.program()),
+            || self.measure(self.loaded.program()),
         )
-    }
-
-    fn program(&self) -> BorrowedFd<'_> {
-        let program: &Xdp = self
-            .ebpf
-            .program("firewall")
-            .and_then(|program| program.try_into().ok())
-            .expect("it is loaded");
-        program.fd().expect("it is loaded").as_fd()
     }
 
     fn measure(&self, program: BorrowedFd<'_>) -> testbed::Result<u32> {
@@ -425,7 +461,7 @@ impl Prepared<'_> {
         let mut times_ms: Vec<f64> = Vec::new();
         for _ in 0..7 {
             let start = Instant::now();
-            self.tables.apply(self.policy)?;
+            self.loaded.tables.apply(self.policy)?;
             times_ms.push(start.elapsed().as_secs_f64() * 1000.0);
         }
         times_ms.sort_by(f64::total_cmp);

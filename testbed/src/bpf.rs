@@ -40,12 +40,15 @@ impl ProgramType {
 
 /// Loads a program that does nothing but let every packet pass: what a hook costs without a program's own work.
 pub fn empty_program(program_type: ProgramType) -> Result<OwnedFd> {
-    let instructions = [
-        Instruction::mov_immediate(0, program_type.pass().cast_signed()),
-        Instruction::exit(),
-    ];
+    program_returning(program_type, program_type.pass())
+}
+
+/// Loads a program that does nothing but return `code`.
+pub fn program_returning(program_type: ProgramType, code: u32) -> Result<OwnedFd> {
+    // `mov64 r0, imm; exit` (RFC 9669, section 4).
+    let instructions = [Instruction::mov_immediate(0, code.cast_signed()), Instruction::exit()];
     let fd = load(program_type, &instructions)
-        .map_err(|error| Error::system(format!("loading an empty {program_type:?} program"), error))?;
+        .map_err(|error| Error::system(format!("loading a {program_type:?} program that returns {code}"), error))?;
     // SAFETY: the kernel has just returned this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -57,7 +60,11 @@ pub(crate) fn load(program_type: ProgramType, instructions: &[Instruction]) -> i
         insn_cnt: instructions.len() as u32,
         insns: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
-        expected_attach_type: if program_type == ProgramType::Xdp { ATTACH_XDP } else { 0 },
+        expected_attach_type: if program_type == ProgramType::Xdp {
+            ATTACH_XDP
+        } else {
+            0
+        },
         ..ProgLoad::default()
     };
     bpf(PROG_LOAD, &mut attributes)
@@ -307,7 +314,10 @@ impl Instruction {
     /// Two instructions: the address of a map.
     pub(crate) fn load_map(to: u8, map: &OwnedFd) -> [Self; 2] {
         const PSEUDO_MAP_FD: u8 = 1;
-        [Self::new(0x18, to, PSEUDO_MAP_FD, 0, map.as_raw_fd()), Self::new(0, 0, 0, 0, 0)]
+        [
+            Self::new(0x18, to, PSEUDO_MAP_FD, 0, map.as_raw_fd()),
+            Self::new(0, 0, 0, 0, 0),
+        ]
     }
 
     /// Skips `instructions` unless the register is zero.

@@ -71,7 +71,8 @@ impl Error {
         Self::system(what, io::Error::last_os_error())
     }
 
-    pub(crate) fn system(what: impl Into<String>, cause: impl Into<io::Error>) -> Self {
+    /// What was tried, and the system's answer; told as missing privileges where that is what it means.
+    pub fn system(what: impl Into<String>, cause: impl Into<io::Error>) -> Self {
         let cause = cause.into();
         match cause.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) if !nix::unistd::geteuid().is_root() => {

@@ -5,7 +5,7 @@
 // Nothing in a program may panic: there is nobody to catch it, and the verifier would have to follow the message.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use core::mem::MaybeUninit;
+use core::{hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
@@ -56,6 +56,9 @@ const MAX_FRAME_LEN: usize = 0x1_ffff;
 impl Packet for Frame {
     #[inline(always)]
     fn holds(&self, bytes: usize) -> bool {
+        // What the compiler knows to be small, a `u16` say, it would not compare. Old kernels (5.10 is one) do not know
+        // it of a number whose bytes were swapped (`BPF_END`), and would refuse to add that to a pointer.
+        let bytes = black_box(bytes);
         bytes <= MAX_FRAME_LEN && self.start + bytes <= self.end
     }
 

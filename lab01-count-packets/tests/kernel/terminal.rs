@@ -140,7 +140,8 @@ fn the_table_is_redrawn_in_place_and_cut_to_the_terminal() -> Result {
     // More sources than rows, with rows longer than the terminal is wide.
     Flood::new(&client, &server).ipv6().sources(30).count(300).send()?;
     terminal.wait_for(": 300 packets");
-    terminal.wait_for(CLEAR_BELOW);
+    // The last line that fits: the drawing is complete, so that the echo of Ctrl-C does not make a line longer.
+    terminal.wait_for("\n2001:db8:99::8 ");
     let (succeeded, shown) = terminal.ctrl_c();
     assert!(succeeded);
 
@@ -179,6 +180,8 @@ fn log_lines_stand_above_the_table() -> Result {
         .host
         .inject("eth0", &client.frame_to(&server).ether_type(0x0800).build())?;
     terminal.wait_for("ipv4-truncated, 14 bytes");
+    // The drawing is complete, so that the echo of Ctrl-C does not come in between.
+    terminal.wait_for("1          14 B");
     let (succeeded, shown) = terminal.ctrl_c();
     assert!(succeeded);
     let line =

@@ -85,7 +85,8 @@ fn run_in_vm(workspace: &Workspace, options: &Options, kernel: &str, packages: &
     if packages.is_empty() {
         bail!(UsageError("it has no tests on the kernel".into()));
     }
-    let mut args = vec!["test", "--no-run", "--test", KERNEL];
+    // Optimized, for an emulated processor is slow enough, and a test that waits for a program has only so much patience.
+    let mut args = vec!["test", "--no-run", "--release", "--test", KERNEL];
     args.extend(package_args(packages));
     let built = cargo::build(workspace, "what is to be tested", &args)?;
     let options = vm::Options {

@@ -32,9 +32,9 @@ use crate::{
 
 /// What tests run beside the labs' own programs. One that this machine lacks is not in the guest either, and the tests
 /// that want it say so.
-const TOOLS: [&str; 14] = [
-    "sh", "cat", "echo", "env", "head", "ip", "kill", "nsenter", "readlink", "setpriv", "sleep", "tc", "true",
-    "unshare",
+const TOOLS: [&str; 15] = [
+    "sh", "bpftool", "cat", "echo", "env", "head", "ip", "kill", "nsenter", "readlink", "setpriv", "sleep", "tc",
+    "true", "unshare",
 ];
 
 /// Where to test.

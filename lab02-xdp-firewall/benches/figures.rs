@@ -70,12 +70,17 @@ fn run(options: &Options) -> Result<()> {
     drop(rows);
     let roads = measure_roads(options.rounds)?;
     if let Some(path) = &options.markdown {
-        std::fs::write(path, figures.markdown() + "\n" + &roads.markdown()).with_context(|| format!("{} cannot be written", path.display()))?;
+        std::fs::write(path, figures.markdown() + "\n" + &roads.markdown())
+            .with_context(|| format!("{} cannot be written", path.display()))?;
     }
     if options.json {
         println!("[{},\n{}]", figures.json(), roads.json());
     } else {
-        print!("{}\nFrom host to host, dropped there, above a program that drops all:\n{}", figures.table(), roads.table());
+        print!(
+            "{}\nFrom host to host, dropped there, above a program that drops all:\n{}",
+            figures.table(),
+            roads.table()
+        );
         println!();
         for case in &mut prepared {
             case.report_loading()?;

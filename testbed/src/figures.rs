@@ -106,7 +106,13 @@ pub struct Figure {
     pub most_ns: i64,
 }
 
-const HEADS: [&str; 5] = ["nanoseconds a packet", "empty program", "program", "above empty", "least to most"];
+const HEADS: [&str; 5] = [
+    "nanoseconds a packet",
+    "empty program",
+    "program",
+    "above empty",
+    "least to most",
+];
 
 impl Figures {
     fn cells(&self) -> Vec<[String; 5]> {
@@ -128,7 +134,12 @@ impl Figures {
         let mut text = format!("Medians of {} rounds on {}.\n\n", self.rounds, self.machine);
         let heads = HEADS.map(str::to_owned);
         let cells = self.cells();
-        let first = cells.iter().map(|[name, ..]| name.chars().count()).max().unwrap_or(0).max(HEADS[0].len());
+        let first = cells
+            .iter()
+            .map(|[name, ..]| name.chars().count())
+            .max()
+            .unwrap_or(0)
+            .max(HEADS[0].len());
         for [name, numbers @ ..] in std::iter::once(&heads).chain(&cells) {
             let _ = write!(text, "{name:<first$}");
             for number in numbers {

@@ -73,7 +73,13 @@ impl Spread {
         }
         let position = bpf::create_array(4, 1).map_err(failed)?;
         let next_program = bpf::create_program_array(1).map_err(failed)?;
-        let instructions = program(&table, &position, &next_program, offset, i16::try_from(N).unwrap_or(i16::MAX));
+        let instructions = program(
+            &table,
+            &position,
+            &next_program,
+            offset,
+            i16::try_from(N).unwrap_or(i16::MAX),
+        );
         let program = bpf::load(ProgramType::Xdp, &instructions).map_err(failed)?;
         // SAFETY: the kernel has just returned this descriptor to us alone.
         let program = unsafe { OwnedFd::from_raw_fd(program) };
@@ -101,13 +107,7 @@ const FRAME: u8 = 10;
 const LOOKUP: i32 = 1;
 const TAIL_CALL: i32 = 12;
 
-fn program(
-    addresses: &OwnedFd,
-    position: &OwnedFd,
-    next_program: &OwnedFd,
-    offset: i16,
-    len: i16,
-) -> Vec<Instruction> {
+fn program(addresses: &OwnedFd, position: &OwnedFd, next_program: &OwnedFd, offset: i16, len: i16) -> Vec<Instruction> {
     use Instruction as I;
     let mut code = vec![I::mov(CONTEXT, R1), I::store_immediate(FRAME, -4, 0)];
     // The position, which then moves on.
@@ -115,21 +115,41 @@ fn program(
     code.extend([I::mov(R2, FRAME), I::add_immediate(R2, -4), I::call(LOOKUP)]);
     code.extend([I::jump_unless_zero(R0, 2), I::mov_immediate(R0, 2), I::exit()]);
     code.extend([I::load_word(POSITION, R0, 0), I::add_immediate(POSITION, 1)]);
-    code.extend([I::and_immediate(POSITION, DRAWN.cast_signed() - 1), I::store_word(R0, 0, POSITION)]);
+    code.extend([
+        I::and_immediate(POSITION, DRAWN.cast_signed() - 1),
+        I::store_word(R0, 0, POSITION),
+    ]);
     // The address there.
     code.extend(I::load_map(R1, addresses));
-    code.extend([I::store_word(FRAME, -4, POSITION), I::mov(R2, FRAME), I::add_immediate(R2, -4), I::call(LOOKUP)]);
+    code.extend([
+        I::store_word(FRAME, -4, POSITION),
+        I::mov(R2, FRAME),
+        I::add_immediate(R2, -4),
+        I::call(LOOKUP),
+    ]);
     code.extend([I::jump_unless_zero(R0, 2), I::mov_immediate(R0, 2), I::exit()]);
     code.push(I::mov(ADDRESS, R0));
     // Into the packet, if it is long enough.
-    code.extend([I::load_word(R2, CONTEXT, 0), I::load_word(R3, CONTEXT, 4), I::mov(R4, R2)]);
-    code.extend([I::add_immediate(R4, i32::from(offset + len)), I::jump_if_greater(R4, R3, len / 4 * 2)]);
+    code.extend([
+        I::load_word(R2, CONTEXT, 0),
+        I::load_word(R3, CONTEXT, 4),
+        I::mov(R4, R2),
+    ]);
+    code.extend([
+        I::add_immediate(R4, i32::from(offset + len)),
+        I::jump_if_greater(R4, R3, len / 4 * 2),
+    ]);
     for word in (0..len).step_by(4) {
         code.extend([I::load_word(R1, ADDRESS, word), I::store_word(R2, offset + word, R1)]);
     }
     // On to the program under test.
     code.push(I::mov(R1, CONTEXT));
     code.extend(I::load_map(R2, next_program));
-    code.extend([I::mov_immediate(R3, 0), I::call(TAIL_CALL), I::mov_immediate(R0, 2), I::exit()]);
+    code.extend([
+        I::mov_immediate(R3, 0),
+        I::call(TAIL_CALL),
+        I::mov_immediate(R0, 2),
+        I::exit(),
+    ]);
     code
 }

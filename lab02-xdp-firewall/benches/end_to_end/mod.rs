@@ -14,11 +14,11 @@ use std::{
 
 use lab02_xdp_firewall_common::prefix_set::build::Prefix;
 use testbed::{
-    Error, Host, Link, Result, stay_on_cpu,
+    Error, Host, Link, Result,
     bpf::{ProgramType, XdpMode, attach_xdp, program_returning},
-
     figures::Row,
     spread::numbers,
+    stay_on_cpu,
 };
 
 /// How many frames are sent for one measurement.
@@ -66,7 +66,11 @@ impl Road {
         let frame = |number: u64| {
             let source = sources[number as usize % sources.len()];
             let packet = self.link.left.frame_to(&self.link.right);
-            packet.ipv4(Ipv4Addr::from(source), self.link.right.ipv4).udp(1000, 53).payload([0; 18]).build()
+            packet
+                .ipv4(Ipv4Addr::from(source), self.link.right.ipv4)
+                .udp(1000, 53)
+                .payload([0; 18])
+                .build()
         };
         numbers(7).map(frame).take(DIFFERENT).collect()
     }
@@ -80,7 +84,10 @@ impl Road {
                 None
             }
         };
-        let injector = self.sender.injector(&self.link.left.interface)?.bypass_traffic_control()?;
+        let injector = self
+            .sender
+            .injector(&self.link.left.interface)?
+            .bypass_traffic_control()?;
         // A thread of its own, as it stays on one CPU for good.
         let elapsed = std::thread::scope(|scope| {
             let sending = scope.spawn(|| {
@@ -100,12 +107,20 @@ impl Road {
     fn nft(&self, ruleset: &str) -> Result {
         let failed = |error| Error::system("running nft", error);
         let mut command = self.receiver.command("nft");
-        let mut child = command.args(["-f", "-"]).stdin(Stdio::piped()).spawn().map_err(failed)?;
+        let mut child = command
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(ruleset.as_bytes()).map_err(failed)?;
         }
         let status = child.wait().map_err(failed)?;
-        if status.success() { Ok(()) } else { Err(failed(std::io::Error::other("it refused the ruleset"))) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(failed(std::io::Error::other("it refused the ruleset")))
+        }
     }
 }
 

@@ -193,7 +193,10 @@ impl Headers {
         match ether_type {
             ETHER_TYPE_IPV4 => parse_ipv4(cursor),
             ETHER_TYPE_IPV6 => parse_ipv6(cursor),
-            ether_type => Ok(Self { ether_type, ..Self::EMPTY }),
+            ether_type => Ok(Self {
+                ether_type,
+                ..Self::EMPTY
+            }),
         }
     }
 
@@ -202,7 +205,11 @@ impl Headers {
     #[inline(always)]
     pub fn payload_end(&self) -> usize {
         let jumbogram = self.ip_version == 6 && self.payload_len == 0 && self.protocol == NEXT_HEADER_HOP_BY_HOP;
-        if jumbogram { usize::MAX } else { self.payload_offset + usize::from(self.payload_len) }
+        if jumbogram {
+            usize::MAX
+        } else {
+            self.payload_offset + usize::from(self.payload_len)
+        }
     }
 }
 

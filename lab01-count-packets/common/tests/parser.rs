@@ -63,7 +63,11 @@ fn addresses_protocol_and_payload_of_ipv4_are_read() {
 fn the_payload_starts_behind_the_options_of_any_length() {
     for options_len in (0..=40).step_by(4) {
         let headers = parse(&framed(&[], 0x0800, &ipv4(&vec![1; options_len], b"xy"))).unwrap();
-        assert_eq!((headers.payload_offset, headers.payload_len), (34 + options_len, 2), "{options_len} bytes");
+        assert_eq!(
+            (headers.payload_offset, headers.payload_len),
+            (34 + options_len, 2),
+            "{options_len} bytes"
+        );
     }
 }
 
@@ -75,7 +79,10 @@ fn one_and_two_tags_are_read_and_a_third_is_refused() {
         let headers = parse(&framed(tags, 0x0800, &packet)).unwrap();
         assert_eq!(headers.payload_offset, 34 + 4 * tags.len());
     }
-    assert_eq!(parse(&framed(&[0x88a8, 0x8100, 0x8100], 0x0800, &packet)), Err(Malformed::TooManyTags));
+    assert_eq!(
+        parse(&framed(&[0x88a8, 0x8100, 0x8100], 0x0800, &packet)),
+        Err(Malformed::TooManyTags)
+    );
 }
 
 #[test]
@@ -135,35 +142,45 @@ fn any_packet() -> impl Strategy<Value = Vec<u8>> {
     let tags = 0..=2usize;
     let payload = proptest::collection::vec(any::<u8>(), 0..200);
     let ports = (any::<u16>(), any::<u16>());
-    (tags, any::<bool>(), any::<[u8; 16]>(), any::<[u8; 16]>(), any::<u8>(), payload, ports, 0..3u8).prop_map(
-        |(tags, v6, source, destination, ttl, payload, (sport, dport), transport)| {
-            let mut frame = Vec::new();
-            let link = PacketBuilder::ethernet2(MAC_A, MAC_B);
-            let four = |address: [u8; 16]| [address[0], address[1], address[2], address[3]];
-            macro_rules! network {
-                ($link:expr) => {
-                    if v6 {
-                        $link.ipv6(source, destination, ttl)
-                    } else {
-                        $link.ipv4(four(source), four(destination), ttl)
-                    }
-                };
-            }
-            let step: PacketBuilderStep<etherparse::IpHeaders> = match tags {
-                0 => network!(link),
-                1 => network!(link.single_vlan(7.try_into().unwrap())),
-                _ => network!(link.double_vlan(8.try_into().unwrap(), 9.try_into().unwrap())),
-            };
-            match transport {
-                0 => step.udp(sport, dport).write(&mut frame, &payload),
-                1 => step.tcp(sport, dport, 1, 1024).write(&mut frame, &payload),
-                // Not one of the protocols that etherparse reads on from, so that what follows may be anything.
-                _ => step.write(&mut frame, IpNumber(253), &payload),
-            }
-            .unwrap();
-            frame
-        },
+    (
+        tags,
+        any::<bool>(),
+        any::<[u8; 16]>(),
+        any::<[u8; 16]>(),
+        any::<u8>(),
+        payload,
+        ports,
+        0..3u8,
     )
+        .prop_map(
+            |(tags, v6, source, destination, ttl, payload, (sport, dport), transport)| {
+                let mut frame = Vec::new();
+                let link = PacketBuilder::ethernet2(MAC_A, MAC_B);
+                let four = |address: [u8; 16]| [address[0], address[1], address[2], address[3]];
+                macro_rules! network {
+                    ($link:expr) => {
+                        if v6 {
+                            $link.ipv6(source, destination, ttl)
+                        } else {
+                            $link.ipv4(four(source), four(destination), ttl)
+                        }
+                    };
+                }
+                let step: PacketBuilderStep<etherparse::IpHeaders> = match tags {
+                    0 => network!(link),
+                    1 => network!(link.single_vlan(7.try_into().unwrap())),
+                    _ => network!(link.double_vlan(8.try_into().unwrap(), 9.try_into().unwrap())),
+                };
+                match transport {
+                    0 => step.udp(sport, dport).write(&mut frame, &payload),
+                    1 => step.tcp(sport, dport, 1, 1024).write(&mut frame, &payload),
+                    // Not one of the protocols that etherparse reads on from, so that what follows may be anything.
+                    _ => step.write(&mut frame, IpNumber(253), &payload),
+                }
+                .unwrap();
+                frame
+            },
+        )
 }
 
 proptest! {

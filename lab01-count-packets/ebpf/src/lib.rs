@@ -93,13 +93,17 @@ unsafe fn load<H: Header>(start: usize) -> H {
     let to = header.as_mut_ptr().cast::<u8>();
     let mut copied = 0;
     while copied + 4 <= size_of::<H>() {
-        // SAFETY: both lie inside the header, and see above on the alignment.
-        unsafe { to.add(copied).cast::<u32>().write_unaligned(*((start + copied) as *const u32)) };
+        // SAFETY: the word lies inside the header, and see above on the alignment.
+        let word = unsafe { *((start + copied) as *const u32) };
+        // SAFETY: as many bytes as were read, at the same place.
+        unsafe { to.add(copied).cast::<u32>().write_unaligned(word) };
         copied += 4;
     }
     if copied + 2 <= size_of::<H>() {
         // SAFETY: as above.
-        unsafe { to.add(copied).cast::<u16>().write_unaligned(*((start + copied) as *const u16)) };
+        let half = unsafe { *((start + copied) as *const u16) };
+        // SAFETY: as above.
+        unsafe { to.add(copied).cast::<u16>().write_unaligned(half) };
         copied += 2;
     }
     if copied < size_of::<H>() {

@@ -96,7 +96,7 @@ fn measure_roads(rounds: u8) -> Result<Figures> {
         ..OPEN
     });
     let sources = policies.each_ref().map(|policy| inside_v4(&policy.block));
-    let firewalls = policies.each_ref().map(|policy| Loaded::with(policy));
+    let firewalls = policies.each_ref().map(Loaded::with);
     let road = Road::build()?;
     let mut rows = Vec::new();
     for ((policy, sources), (firewall, [by_xdp, by_nft])) in policies.iter().zip(&sources).zip(firewalls.iter().zip([

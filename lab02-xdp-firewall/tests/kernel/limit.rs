@@ -2,16 +2,28 @@
 
 use std::{
     net::{Ipv4Addr, UdpSocket},
+    os::fd::AsFd as _,
     panic::resume_unwind,
     thread,
     time::{Duration, Instant},
 };
 
-use testbed::{End, LinkOptions, Result, stay_on_cpu, traffic::Server};
+use lab02_xdp_firewall_common::firewall::Verdict;
+use testbed::{
+    End, LinkOptions, Result,
+    bpf::{TestRun, test_run},
+    packets, stay_on_cpu,
+    traffic::Server,
+};
 
-use crate::lab::{Firewall, MODES, cable_with, wait_until};
+use crate::{
+    lab::{Firewall, MODES, cable_with, wait_until},
+    options::policy,
+    program::Program,
+};
 
 testbed::listed_tests![
+    two_cpus_never_take_the_same_token,
     packets_of_one_source_on_two_cpus_are_cut_to_the_rate,
     bytes_of_one_source_on_two_cpus_are_cut_to_the_rate,
     a_flood_of_forged_sources_stops_nobody_who_sends_little,
@@ -68,6 +80,36 @@ fn assert_cut_to(passed: u64, per_second: u64, burst: u64, elapsed: Duration, wh
         (0.95..1.05).contains(&ratio),
         "{what}: {passed} passed of an expected {expected:.0}"
     );
+}
+
+fn two_cpus_never_take_the_same_token() {
+    // Without a pause, and the most of what passes at the beginning, when both take at every packet: where they would
+    // meet, were there no lock. The bucket is empty long before the end and never full again, so nothing is left over.
+    const RUNS: u32 = 4_000_000;
+    let (rate, burst) = (200_000_u32, 2_000_000_u32);
+    let program = Program::with(&policy(&format!("--rate-limit {rate} --burst {burst}")));
+    let frame = packets::ethernet().ipv4("10.1.2.3", "192.0.2.1").udp(1, 9).build();
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for cpu in 0..cpus() {
+            let (fd, frame) = (program.fd(), &frame);
+            scope.spawn(move || {
+                stay_on_cpu(cpu).unwrap();
+                for _ in 0..100 {
+                    test_run(fd.as_fd(), TestRun::repeated(frame, RUNS / 100)).unwrap();
+                }
+            });
+        }
+    });
+    let expected = f64::from(rate) * start.elapsed().as_secs_f64() + f64::from(burst);
+    let statistics = program.statistics();
+    let [passed, dropped] = [Verdict::Pass, Verdict::Drop].map(|verdict| statistics.met(verdict).packets);
+    assert!(dropped > 0, "it took too long to empty the bucket: {passed} passed");
+    assert!(
+        passed as f64 <= expected * 1.001,
+        "{passed} passed of at most {expected:.0}"
+    );
+    assert!(passed as f64 >= expected * 0.97, "{passed} passed of {expected:.0}");
 }
 
 fn packets_of_one_source_on_two_cpus_are_cut_to_the_rate() -> Result {

@@ -73,23 +73,15 @@ fn dropped_of(firewall: &Firewall, from: &End, to: &End, sources: &[Ipv4Addr]) -
 }
 
 fn two_hundred_reloads_under_traffic_never_mix_two_lists_or_lose_a_frame() -> Result {
-    // Blocked in both lists, by a prefix in the one and by an address among thousands in the other; in neither; and in
-    // one of them each.
-    let [always, never, in_one, in_other] = [1, 2, 3, 4].map(|last| Ipv4Addr::new(10, 9, 8, last));
-    let many = |network: u8| {
-        let mut list = String::new();
-        for index in 0..5000_u32 {
-            writeln!(
-                list,
-                "{}",
-                Ipv4Addr::from_bits(u32::from(network) << 24 | (index * 3 + 1))
-            )
-            .unwrap();
-        }
-        list
+    // Prefixes of four addresses with gaps of other sizes between: one lies elsewhere in each list's tables.
+    let every = |step: u32, count: u32| {
+        let address = |index: u32| Ipv4Addr::from_bits(0x0a00_0000 + index * step * 4);
+        (0..count).fold(String::new(), |list, index| format!("{list}{}/30\n", address(index)))
     };
-    let one = format!("10.9.8.0/31\n{in_one}\n172.16.0.0/12\n");
-    let other = format!("{}{always}\n{in_other}\n", many(11));
+    let (one, other) = (every(3, 2000), every(5, 1500));
+    // Blocked in both lists (18,000 is a multiple of 12 and of 20), in neither, and in one of them each.
+    let [always, never, in_one, in_other] =
+        [1, 4, 12, 20].map(|behind| Ipv4Addr::from_bits(0x0a00_0000 + 18_000 + behind));
     let (client, server) = cable()?;
     let list = ListFile::new(&one);
     let firewall = Firewall::on(&server, &["--block-file", list.arg()]);

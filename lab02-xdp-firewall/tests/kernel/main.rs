@@ -11,6 +11,7 @@ mod options;
 mod output;
 mod packets;
 mod program;
+mod swap;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         // The long ones first, so that the others run beside them.
         limit::tests,
         lists::tests,
+        swap::tests,
         packets::tests,
         malformed::tests,
         agreement::tests,

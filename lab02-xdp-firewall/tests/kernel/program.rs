@@ -80,6 +80,11 @@ impl Program {
         self.tables.apply(policy).unwrap();
     }
 
+    /// For running it elsewhere than here.
+    pub fn fd(&self) -> ProgramFd {
+        self.fd.try_clone().unwrap()
+    }
+
     /// What is in force, read back from the kernel.
     pub fn config(&self) -> Config {
         let slot = self.active_slot.get(&0, 0).unwrap();

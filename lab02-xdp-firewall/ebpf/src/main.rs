@@ -134,21 +134,22 @@ fn account(ctx: &XdpContext, inspection: &Inspection, bytes: u64) -> u32 {
         return xdp_action::XDP_PASS;
     }
     if count & (LOG_EVERY - 1) == 1 {
-        match malformed {
-            Some(malformed) => info!(
+        if let Some(malformed) = malformed {
+            info!(
                 ctx,
                 "dropped (malformed: {}): {} bytes, no. {} on this CPU",
                 malformed.name(),
                 bytes,
                 count
-            ),
-            None => info!(
+            );
+        } else {
+            info!(
                 ctx,
                 "dropped ({}): {} bytes, no. {} on this CPU",
                 reason.name(),
                 bytes,
                 count
-            ),
+            );
         }
     }
     xdp_action::XDP_DROP

@@ -68,7 +68,7 @@ pub fn tree(ctx: XdpContext) -> u32 {
 /// Looks the source up in the kernel's hash table.
 #[xdp]
 pub fn hash(ctx: XdpContext) -> u32 {
-    drop_if(&ctx, |source| ADDRESSES.get_ptr(&source).is_some())
+    drop_if(&ctx, |source| ADDRESSES.get_ptr(source).is_some())
 }
 
 /// Looks the source up in the table of single addresses.

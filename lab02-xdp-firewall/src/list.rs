@@ -44,10 +44,16 @@ pub struct List {
 
 /// Reads the list at `path`.
 pub fn read(path: &Path) -> Result<List, ListError> {
-    let bytes = fs::read(path).map_err(|cause| ListError::Unreadable {
+    let unreadable = |cause| ListError::Unreadable {
         path: path.to_owned(),
         cause,
-    })?;
+    };
+    // A pipe or a device would be waited for, or read, for ever.
+    let kind = fs::metadata(path).map_err(unreadable)?.file_type();
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(unreadable(io::Error::other("it is neither a file nor a link to one")));
+    }
+    let bytes = fs::read(path).map_err(unreadable)?;
     parse(&bytes).map_err(|(line, reason)| ListError::Line {
         path: path.to_owned(),
         line,
@@ -98,6 +104,15 @@ mod tests {
             (4, "this line is not text (UTF-8)".into())
         );
         assert_eq!(parse(b"192.0.2.0/24 192.0.2.1").unwrap_err().0, 1);
+    }
+
+    #[test]
+    fn what_never_ends_is_not_read() {
+        let error = read(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the list /dev/zero cannot be read: it is neither a file nor a link to one"
+        );
     }
 
     #[test]

@@ -140,7 +140,7 @@ async fn run(options: &Options) -> Result<()> {
     // Watched before it is read, so that no version is missed in between.
     let watch = Watch::new(&options.block_file)?;
     let policy = policy(options)?;
-    warn_of_host_bits(options);
+    warn_of_slips(options);
 
     let mut ebpf = load::load_object(OBJECT, &map_sizes(options.max_entries))?;
     load::forward_log_lines(&mut ebpf).context("the program's log lines cannot be read")?;
@@ -256,12 +256,20 @@ fn policy(options: &Options) -> Result<Policy> {
     })
 }
 
+/// The bytes of the IP layer that fit into an ordinary Ethernet frame.
+const FULL_PACKET: u64 = 1500;
+
 fn prefixes(written: &[WrittenPrefix]) -> Vec<Prefix> {
     written.iter().map(|written| written.prefix).collect()
 }
 
-/// Host bits are more often a slip than meant; what is done is said, once.
-fn warn_of_host_bits(options: &Options) {
+/// What is more often a slip than meant; what is done is said, once.
+fn warn_of_slips(options: &Options) {
+    if let (Some(Rate::Bytes(_)), Some(burst @ ..FULL_PACKET)) = (options.rate_limit, options.burst) {
+        log::warn!(
+            "packets of more than {burst} bytes never pass a burst of {burst}; ordinary ones have {FULL_PACKET}"
+        );
+    }
     for WrittenPrefix { prefix, host_bits_of } in options.block_ip.iter().chain(&options.allow_ip) {
         if let Some(address) = host_bits_of {
             log::warn!("{address}/{} is taken as {prefix}", prefix.len());

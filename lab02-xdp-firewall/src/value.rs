@@ -109,8 +109,8 @@ const BIT_UNITS: [(&str, u64); 4] = [
 
 /// The highest rate of packets: one a nanosecond.
 const MAX_PACKETS: u64 = 1_000_000_000;
-/// The highest rate of bits: a terabit.
-const MAX_BITS: u64 = 1_000_000_000_000;
+/// The highest rate of bits: above it a small packet takes no whole number of nanoseconds.
+const MAX_BITS: u64 = 100_000_000_000;
 
 impl FromStr for Rate {
     type Err = String;
@@ -135,7 +135,7 @@ impl FromStr for Rate {
         match number.checked_mul(bits) {
             Some(bits @ 8..=MAX_BITS) => Ok(Self::Bytes(bits / 8)),
             Some(0..=7) => Err("a rate below 8bit is less than a byte a second; use --default drop to drop all".into()),
-            _ => Err(format!("{text} is beyond what can be counted; at most 1000gbit")),
+            _ => Err(format!("{text} is beyond what can be counted; at most 100gbit")),
         }
     }
 }
@@ -291,7 +291,7 @@ mod tests {
             "0mbit",
             "7bit",
             "2000000000",
-            "1001gbit",
+            "101gbit",
             "99999999999999999999gbit",
             "mbit",
         ] {

@@ -124,7 +124,7 @@ fn values_that_cannot_be_are_refused_with_what_can() -> Result {
         (
             "--rate-limit <RATE>",
             "2000gbit",
-            "2000gbit is beyond what can be counted; at most 1000gbit".into(),
+            "2000gbit is beyond what can be counted; at most 100gbit".into(),
         ),
         ("--max-entries <N>", "0", "0 is not in 1..=4194304".into()),
         ("--max-entries <N>", "5000000", "5000000 is not in 1..=4194304".into()),

@@ -14,6 +14,7 @@ use crate::{
     terminal,
     toolchain::Toolchain,
     tools::{self, CARGO_FUZZ, MDBOOK, Tool},
+    vm,
     workspace::Workspace,
 };
 
@@ -27,6 +28,10 @@ pub struct Options {
     /// Also install cargo-fuzz, which builds and runs the fuzz targets.
     #[arg(long)]
     fuzz: bool,
+
+    /// Also download the kernels that `cargo xtask test --kernel all` tests on, or newer ones, and QEMU.
+    #[arg(long)]
+    kernels: bool,
 }
 
 /// One thing that may be missing.
@@ -43,6 +48,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let extras = extras.into_iter().filter_map(|(wanted, tool)| wanted.then_some(tool));
     let parts = needed(&toolchain, extras)?;
 
+    if options.kernels {
+        vm::prepare(workspace)?;
+    }
     let missing = missing(&parts, workspace, &toolchain);
     if missing.is_empty() {
         println!("Nothing to do: {}.", in_words(&parts, &toolchain));

@@ -85,21 +85,17 @@ fn run_in_vm(workspace: &Workspace, options: &Options, kernel: &str, packages: &
     if packages.is_empty() {
         bail!(UsageError("it has no tests on the kernel".into()));
     }
+    let lab = vm::Lab::obtain(workspace, kernel, options.modules.as_deref())?;
     // Optimized, for an emulated processor is slow enough, and a test that waits for a program has only so much patience.
     let mut args = vec!["test", "--no-run", "--release", "--test", KERNEL];
     args.extend(package_args(packages));
     let built = cargo::build(workspace, "what is to be tested", &args)?;
-    let options = vm::Options {
-        kernel,
-        modules: options.modules.as_deref(),
-        filter: &options.filter,
-    };
     let tests: Vec<_> = built
         .executables
         .iter()
         .filter(|program| is_kernel_test(program))
         .collect();
-    vm::test(workspace, &options, &tests, &built.executables)
+    lab.test(workspace, &tests, &built.executables, &options.filter)
 }
 
 /// The packages to test: the default ones, or those in the lab's folder. None of them is built for BPF.

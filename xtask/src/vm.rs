@@ -37,56 +37,59 @@ const TOOLS: [&str; 15] = [
     "true", "unshare",
 ];
 
-/// Where to test.
-pub struct Options<'a> {
-    /// A series, `all`, or a file.
-    pub kernel: &'a str,
-    /// The folder with the modules of a kernel that is a file.
-    pub modules: Option<&'a Path>,
-    /// What the test runners are given.
-    pub filter: &'a [String],
+/// QEMU, and the kernels to test on.
+pub struct Lab {
+    qemu: Qemu,
+    kernels: Vec<Kernel>,
 }
 
-/// Runs the kernel tests among `programs`, which are in the same list as the labs' own programs.
-pub fn test(
-    workspace: &Workspace,
-    options: &Options,
-    tests: &[&Executable],
-    programs: &[Executable],
-) -> Result<ExitCode> {
-    let names: &[&str] = if options.kernel == "all" {
-        &kernel::ALL
-    } else {
-        &[options.kernel]
-    };
-    if options.modules.is_some() && !kernel::is_image(options.kernel) {
-        bail!(UsageError(format!(
-            "--modules goes with a kernel that is a file, and the modules of {} come with it",
-            options.kernel
-        )));
-    }
-    let qemu = Qemu::obtain(workspace)?;
-    let kernels = names
-        .iter()
-        .map(|name| {
-            if kernel::is_image(name) {
-                Kernel::given(Path::new(name), options.modules)
-            } else {
-                Kernel::of_series(workspace, name)
-            }
-        })
-        .collect::<Result<Vec<_>>>()?;
-
-    let guest = Guest::of(tests, programs, options.filter)?;
-    interrupt::note_only();
-    let mut reports = Vec::new();
-    for kernel in &kernels {
-        if interrupt::happened() {
-            break;
+impl Lab {
+    /// Finds what is needed, and downloads what is missing. `kernel` is a series, `all`, or a file, whose modules lie in
+    /// `modules`.
+    pub fn obtain(workspace: &Workspace, kernel: &str, modules: Option<&Path>) -> Result<Self> {
+        if modules.is_some() && !kernel::is_image(kernel) {
+            bail!(UsageError(format!(
+                "--modules goes with a kernel that is a file; those of {kernel} come with it"
+            )));
         }
-        reports.push(guest.run(workspace, &qemu, kernel)?);
+        let kernels = if kernel::is_image(kernel) {
+            vec![Kernel::given(Path::new(kernel), modules)?]
+        } else {
+            let all: &[&str] = if kernel == "all" { &kernel::ALL } else { &[kernel] };
+            let obtain = |series: &&str| Kernel::of_series(workspace, series);
+            all.iter().map(obtain).collect::<Result<_>>()?
+        };
+        let qemu = Qemu::obtain(workspace)?;
+        Ok(Self { qemu, kernels })
     }
-    Ok(conclude(&reports, tests))
+
+    /// Runs kernel tests; `programs` are the labs' own, among others.
+    pub fn test(
+        &self,
+        workspace: &Workspace,
+        tests: &[&Executable],
+        programs: &[Executable],
+        filter: &[String],
+    ) -> Result<ExitCode> {
+        let guest = Guest::of(tests, programs, filter)?;
+        interrupt::note_only();
+        let mut reports = Vec::new();
+        for kernel in &self.kernels {
+            if interrupt::happened() {
+                break;
+            }
+            reports.push(guest.run(workspace, &self.qemu, kernel)?);
+        }
+        Ok(conclude(&reports, tests))
+    }
+}
+
+/// Downloads QEMU where this machine has none, and the kernels of `all` where there are none or newer ones.
+pub fn prepare(workspace: &Workspace) -> Result<()> {
+    for series in kernel::ALL {
+        Kernel::renew(workspace, series)?;
+    }
+    Qemu::obtain(workspace).map(drop)
 }
 
 /// What is the same for all kernels.

@@ -63,21 +63,28 @@ impl Kernel {
             .with_context(|| format!("Debian's packages of Linux {series} hold no kernel image with modules"))
     }
 
+    /// Downloads the newest kernel of a series unless it is there already.
+    pub fn renew(workspace: &Workspace, series: &str) -> Result<()> {
+        let folder = workspace.tools().join("kernels").join(series);
+        let _alone = setup::lock(workspace)?;
+        download(workspace, series, &folder)
+    }
+
+    /// The release, by which a kernel's folder of modules is called.
+    fn release(&self) -> Option<&str> {
+        self.modules.as_ref()?.file_name()?.to_str()
+    }
+
+    /// The kernel whose packages were unpacked into `folder`; from 7.2 on the image lies beside the modules.
     fn unpacked(series: &str, folder: &Path) -> Option<Self> {
-        let image = fs::read_dir(folder.join("boot"))
-            .ok()?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| {
-                path.file_name()
-                    .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
-            })?;
-        let modules = ["lib/modules", "usr/lib/modules"]
-            .map(|path| folder.join(path))
-            .into_iter()
-            .find(|path| path.is_dir())?;
+        let (modules, release) = ["lib/modules", "usr/lib/modules"].iter().find_map(|path| {
+            let entry = fs::read_dir(folder.join(path)).ok()?.next()?.ok()?;
+            Some((entry.path(), entry.file_name().into_string().ok()?))
+        })?;
+        let images = [folder.join(format!("boot/vmlinuz-{release}")), modules.join("vmlinuz")];
         Some(Self {
             name: series.to_owned(),
-            image,
+            image: images.into_iter().find(|image| image.is_file())?,
             modules: Some(modules),
         })
     }
@@ -98,6 +105,7 @@ fn suites(series: &str) -> Vec<Suite> {
     }
 }
 
+/// Downloads the newest kernel of a series into `folder`, unless it is that one that lies there.
 fn download(workspace: &Workspace, series: &str, folder: &Path) -> Result<()> {
     let apt = Apt::create(workspace, "apt-kernels")?;
     let mut offered = Vec::new();
@@ -111,6 +119,11 @@ fn download(workspace: &Workspace, series: &str, folder: &Path) -> Result<()> {
         let names = apt.names("^linux-(image|binary|modules)-[0-9].*-cloud-amd64$")?;
         let releases = releases(&names);
         if let Some(release) = newest(&releases, series) {
+            let there = Kernel::unpacked(series, folder);
+            if there.as_ref().and_then(Kernel::release) == Some(release) {
+                eprintln!("  – Linux {series}: {release} is there, and the newest");
+                return Ok(());
+            }
             let packages = packages_of(release, &names);
             let what = format!("Linux {release} of {}", suite.name);
             let packages = apt.download(&what, &packages)?;
@@ -118,6 +131,7 @@ fn download(workspace: &Workspace, series: &str, folder: &Path) -> Result<()> {
             let partial = folder.with_extension("partial");
             fs::remove_dir_all(&partial).ok();
             apt::unpack(&what, &packages, &partial, workspace)?;
+            fs::remove_dir_all(folder).ok();
             return fs::rename(&partial, folder).with_context(|| format!("{} cannot be made", folder.display()));
         }
         offered.extend(
@@ -249,6 +263,24 @@ mod tests {
             "linux-modules-7.3.4+deb13-cloud-amd64",
         ]);
         assert_eq!(newest(&releases(&names), NEWEST), Some("7.2.12+deb13-cloud-amd64"));
+    }
+
+    #[test]
+    fn an_image_is_found_in_old_packages_and_in_new_ones() {
+        for (image, modules) in [
+            ("boot/vmlinuz-5.10.0-46", "lib/modules/5.10.0-46"),
+            ("usr/lib/modules/7.2.12/vmlinuz", "usr/lib/modules/7.2.12"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path();
+            fs::create_dir_all(root.join("boot")).unwrap();
+            fs::create_dir_all(root.join(modules)).unwrap();
+            assert!(Kernel::unpacked("x", root).is_none());
+            fs::write(root.join(image), "").unwrap();
+            let kernel = Kernel::unpacked("x", root).unwrap();
+            assert_eq!(kernel.image, root.join(image));
+            assert_eq!(kernel.release(), modules.rsplit('/').next());
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use regex::Regex;
 
 use super::message::Message;
 use crate::{
@@ -204,7 +205,7 @@ fn supervise(mut command: Command, console: &Path, limits: Limits, mut hear: imp
             },
             Err(RecvTimeoutError::Disconnected) => {
                 let status = emulator.child.wait().context("QEMU cannot be waited for")?;
-                break ended_early(status, &log);
+                break ended_early(status, &log, console);
             }
             Err(RecvTimeoutError::Timeout) if left <= silence => {
                 break format!("it was not done after {} s", limits.whole.as_secs());
@@ -216,21 +217,33 @@ fn supervise(mut command: Command, console: &Path, limits: Limits, mut hear: imp
     Ok(End::Failed { why, console })
 }
 
-fn ended_early(status: ExitStatus, log: &Path) -> String {
+fn ended_early(status: ExitStatus, log: &Path, console: &Path) -> String {
     let said = fs::read_to_string(log).unwrap_or_default();
     match (said.lines().last(), status.signal()) {
         (Some(said), _) if !status.success() => format!("QEMU failed: {said}"),
         (_, Some(signal)) => format!("QEMU was ended by signal {signal}"),
-        // That is how it ends when the kernel wants to restart.
-        _ => "the kernel has panicked or restarted".to_owned(),
+        _ => {
+            let console = fs::read(console).unwrap_or_default();
+            let console = String::from_utf8_lossy(&console);
+            let panic = console.lines().find_map(|line| line.split_once("Kernel panic - "));
+            panic.map_or_else(
+                || "the kernel has turned the machine off or restarted it".to_owned(),
+                |(_, cause)| format!("the kernel has panicked, {}", cause.trim_end()),
+            )
+        }
     }
 }
 
 /// The last lines of a console, without what moves a terminal's cursor.
 fn tail(console: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(console);
-    let printable = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>();
-    let lines: Vec<_> = text.lines().map(printable).filter(|line| !line.is_empty()).collect();
+    let commands = Regex::new(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]").expect("a constant");
+    let text = commands.replace_all(&text, "");
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect();
     lines[lines.len().saturating_sub(TAIL)..].to_vec()
 }
 
@@ -255,7 +268,11 @@ mod tests {
     fn supervised(script: &str, limits: Limits) -> (End, Vec<Message>) {
         let folder = tempfile::tempdir().unwrap();
         let console = folder.path().join("console");
-        fs::write(&console, "[ 0.1] Linux version\r\n\x1b[K[ 0.2] Kernel panic\r\n").unwrap();
+        fs::write(
+            &console,
+            "[ 0.1] Linux version\r\n\x1b[K[ 0.2] Kernel panic - not syncing: no init\r\n",
+        )
+        .unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         let mut heard = Vec::new();
@@ -266,7 +283,7 @@ mod tests {
     fn why(end: End) -> String {
         match end {
             End::Failed { why, console } => {
-                assert_eq!(console.last().unwrap(), "[K[ 0.2] Kernel panic");
+                assert_eq!(console.last().unwrap(), "[ 0.2] Kernel panic - not syncing: no init");
                 why
             }
             End::Done => panic!("it was done"),
@@ -308,7 +325,7 @@ mod tests {
     #[test]
     fn a_guest_that_ends_without_being_done_is_told_with_the_reason() {
         let (end, _) = supervised("exit 0", SHORT);
-        assert_eq!(why(end), "the kernel has panicked or restarted");
+        assert_eq!(why(end), "the kernel has panicked, not syncing: no init");
         let (end, _) = supervised("echo 'could not load kernel' >&2; exit 1", SHORT);
         assert_eq!(why(end), "QEMU failed: could not load kernel");
     }

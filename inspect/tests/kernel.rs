@@ -31,8 +31,10 @@ testbed::kernel_tests! {
     fn every_path_is_counted_and_the_map_is_measured() {
         let (_folder, object) = with_program(WITH_MAP_AND_BRANCH);
         let shown = json_of(&object);
-        // The wide instruction counts once; the map's address is not zero, so one way is dead and not walked.
-        assert_eq!(shown["programs"][0]["verified_instructions"], 5);
+        // The wide instruction counts once; the map's address is not zero, so one way is dead and not walked, but by
+        // old verifiers (5.10 is one).
+        let verified = shown["programs"][0]["verified_instructions"].as_u64();
+        assert!(matches!(verified, Some(5 | 6)), "{verified:?}");
         assert!(shown["maps"][0]["measured_bytes"].as_u64().unwrap() >= 128);
     }
 

@@ -76,7 +76,7 @@ fn count_malformed(ctx: &XdpContext, malformed: Malformed, bytes: u64) {
     if count_at(&PACKETS_MALFORMED, malformed.index(), bytes) == 1 {
         warn!(
             ctx,
-            "first malformed packet of its kind: {}, {} bytes",
+            "first malformed packet of its kind on this CPU: {}, {} bytes",
             malformed.name(),
             bytes
         );

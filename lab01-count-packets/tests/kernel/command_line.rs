@@ -211,7 +211,7 @@ fn log_lines_obey_rust_log() -> Result {
             .inject("eth0", &client.frame_to(&server).ether_type(0x0800).build())?;
         running.wait_for("ipv4-truncated", PATIENCE)?;
         let finished = running.interrupt(PATIENCE)?;
-        let line = "warn: first malformed packet of its kind: ipv4-truncated, 14 bytes\n";
+        let line = "warn: first malformed packet of its kind on this CPU: ipv4-truncated, 14 bytes\n";
         assert_eq!(finished.stderr == line, expected, "{level}: {:?}", finished.stderr);
     }
     Ok(())

@@ -184,8 +184,9 @@ fn log_lines_stand_above_the_table() -> Result {
     terminal.wait_for("1          14 B");
     let (succeeded, shown) = terminal.ctrl_c();
     assert!(succeeded);
-    let line =
-        format!("{CLEAR_BELOW}warn: first malformed packet of its kind: ipv4-truncated, 14 bytes\r\neth0, native");
+    let line = format!(
+        "{CLEAR_BELOW}warn: first malformed packet of its kind on this CPU: ipv4-truncated, 14 bytes\r\neth0, native"
+    );
     assert!(shown.contains(&line), "{shown:?}");
     Ok(())
 }

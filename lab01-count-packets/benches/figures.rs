@@ -3,41 +3,18 @@
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd as _, BorrowedFd},
-    path::PathBuf,
     process::ExitCode,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use aya::programs::Xdp;
-use clap::Parser;
 use lab01_count_packets::{OBJECT, counts::Counts, load, outcome};
 use testbed::{
     Spread,
     bpf::{ProgramType, TestRun, empty_program, test_run},
-    figures::{self, Row},
+    figures::{self, Options, Row},
     packets::{self, Mutate as _, Packet},
 };
-
-/// Measures what counting costs a packet, in nanoseconds.
-#[derive(Parser)]
-#[command(max_term_width = 100)]
-struct Options {
-    /// Print the figures as JSON.
-    #[arg(long)]
-    json: bool,
-
-    /// Write the figures as a Markdown table into this file, too.
-    #[arg(long, value_name = "FILE")]
-    markdown: Option<PathBuf>,
-
-    /// How many rounds to take the median of.
-    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u8).range(1..), value_name = "N")]
-    rounds: u8,
-
-    /// Given by cargo; means nothing here.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
 
 /// How often each program runs in a round.
 const RUNS: u32 = 200_000;
@@ -45,7 +22,7 @@ const RUNS: u32 = 200_000;
 const MANY_SOURCES: u32 = 10_000;
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = Options::from_command_line("Measures what counting costs a packet, in nanoseconds");
     outcome::exit_code(run(&options))
 }
 
@@ -74,14 +51,7 @@ fn run(options: &Options) -> Result<()> {
         "{counted} packets were counted of {expected}: these figures are of something else"
     );
 
-    if let Some(path) = &options.markdown {
-        std::fs::write(path, figures.markdown()).with_context(|| format!("{} cannot be written", path.display()))?;
-    }
-    if options.json {
-        println!("{}", figures.json());
-    } else {
-        print!("{}", figures.table());
-    }
+    options.show(&[("", &figures)])?;
     Ok(())
 }
 

@@ -6,14 +6,12 @@ mod lookups;
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    path::PathBuf,
     process::ExitCode,
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use aya::{Ebpf, programs::Xdp};
-use clap::Parser;
 use lab01_count_packets::{load, outcome};
 use lab02_xdp_firewall::{
     OBJECT,
@@ -21,11 +19,11 @@ use lab02_xdp_firewall::{
     tables::{FirewallTables, map_sizes},
     value::{PortRange, Rate},
 };
-use lab02_xdp_firewall_common::{firewall::Fragments, prefix_set::build::Prefix};
+use lab02_xdp_firewall_common::prefix_set::build::Prefix;
 use testbed::{
     Spread,
     bpf::{ProgramType, TestRun, empty_program, test_run},
-    figures::{self, Figures, Row},
+    figures::{self, Figures, Options, Row},
     packets,
     spread::numbers,
 };
@@ -33,29 +31,10 @@ use testbed::{
 use end_to_end::{Dropper, Road, has_nft};
 use lookups::{Kind, Lookup};
 
-/// Measures what the firewall costs a packet, and beside it one look-up in each kind of table, in nanoseconds.
-#[derive(Parser)]
-#[command(max_term_width = 100)]
-struct Options {
-    /// Print the figures as JSON.
-    #[arg(long)]
-    json: bool,
-
-    /// Write the figures as a Markdown table into this file, too.
-    #[arg(long, value_name = "FILE")]
-    markdown: Option<PathBuf>,
-
-    /// How many rounds to take the median of.
-    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u8).range(1..), value_name = "N")]
-    rounds: u8,
-
-    /// Given by cargo; means nothing here.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
-
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let about =
+        "Measures what the firewall costs a packet, and beside it one look-up in each kind of table, in nanoseconds";
+    let options = Options::from_command_line(about);
     outcome::exit_code(run(&options))
 }
 
@@ -69,18 +48,14 @@ fn run(options: &Options) -> Result<()> {
     let figures = figures::measure(&mut rows, options.rounds)?;
     drop(rows);
     let roads = measure_roads(options.rounds)?;
-    if let Some(path) = &options.markdown {
-        std::fs::write(path, figures.markdown() + "\n" + &roads.markdown())
-            .with_context(|| format!("{} cannot be written", path.display()))?;
-    }
-    if options.json {
-        println!("[{},\n{}]", figures.json(), roads.json());
-    } else {
-        print!(
-            "{}\nFrom host to host, dropped there, above a program that drops all:\n{}",
-            figures.table(),
-            roads.table()
-        );
+    options.show(&[
+        ("", &figures),
+        (
+            "From host to host, dropped there, above a program that drops all.",
+            &roads,
+        ),
+    ])?;
+    if !options.json {
         println!();
         for case in &mut prepared {
             case.report_loading()?;
@@ -130,18 +105,7 @@ enum Packets {
     SpreadV6(Vec<[u8; 16]>),
 }
 
-const OPEN: Policy = Policy {
-    block: Vec::new(),
-    allow: Vec::new(),
-    block_ports: Vec::new(),
-    block_source_ports: Vec::new(),
-    allow_ports: Vec::new(),
-    block_macs: Vec::new(),
-    limit: None,
-    drop_by_default: false,
-    drop_malformed: true,
-    fragments: Fragments::Pass,
-};
+const OPEN: Policy = Policy::NO_RULES;
 
 fn cases() -> Vec<Case> {
     let block = |block: Vec<Prefix>| Policy { block, ..OPEN };

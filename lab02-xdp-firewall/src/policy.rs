@@ -94,6 +94,20 @@ impl Capacities {
 }
 
 impl Policy {
+    /// No rule: everything passes but what is malformed.
+    pub const NO_RULES: Self = Self {
+        block: Vec::new(),
+        allow: Vec::new(),
+        block_ports: Vec::new(),
+        block_source_ports: Vec::new(),
+        allow_ports: Vec::new(),
+        block_macs: Vec::new(),
+        limit: None,
+        drop_by_default: false,
+        drop_malformed: true,
+        fragments: Fragments::Pass,
+    };
+
     /// Translates it. `key` is that of the hash which gives each source its bucket; `seed` is the tables'.
     pub fn compile(&self, max_entries: u32, key: [u64; 2], seed: u64) -> Result<Compiled, TooLarge> {
         let entries = self.block.len() + self.allow.len();
@@ -167,14 +181,7 @@ mod tests {
         Policy {
             block,
             allow,
-            block_ports: Vec::new(),
-            block_source_ports: Vec::new(),
-            allow_ports: Vec::new(),
-            block_macs: Vec::new(),
-            limit: None,
-            drop_by_default: false,
-            drop_malformed: true,
-            fragments: Fragments::Pass,
+            ..Policy::NO_RULES
         }
     }
 

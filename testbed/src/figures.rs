@@ -2,11 +2,69 @@
 //!
 //! A benchmark makes [`Row`]s of closures that measure once, [`measure`]s them, and shows the [`Figures`].
 
-use std::{fmt::Write as _, fs};
+use std::{fmt::Write as _, fs, path::PathBuf};
 
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use serde::Serialize;
 
-use crate::Result;
+use crate::{Error, Result};
+
+/// The command line of a benchmark.
+#[derive(Parser)]
+#[command(max_term_width = 100)]
+pub struct Options {
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Write the figures as Markdown tables into this file, too.
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+
+    /// How many rounds to take the median of.
+    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u8).range(1..), value_name = "N")]
+    pub rounds: u8,
+
+    /// Given by cargo; means nothing here.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Options {
+    /// What this process was started with; ends it after `--help`, which says `about`, and after a mistake.
+    pub fn from_command_line(about: &'static str) -> Self {
+        let matches = Self::command().about(about).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Prints tables, each behind its title, if it has one, and writes them where else they are wanted.
+    pub fn show(&self, tables: &[(&str, &Figures)]) -> Result {
+        if let Some(path) = &self.markdown {
+            let text = tables.iter().map(|(title, figures)| titled(title, &figures.markdown()));
+            let failed = |error| Error::system(format!("writing {}", path.display()), error);
+            fs::write(path, text.collect::<Vec<_>>().join("\n")).map_err(failed)?;
+        }
+        if self.json {
+            let all: Vec<String> = tables.iter().map(|(_, figures)| figures.json()).collect();
+            println!("[{}]", all.join(",\n"));
+        } else {
+            let all: Vec<String> = tables
+                .iter()
+                .map(|(title, figures)| titled(title, &figures.table()))
+                .collect();
+            print!("{}", all.join("\n"));
+        }
+        Ok(())
+    }
+}
+
+fn titled(title: &str, text: &str) -> String {
+    if title.is_empty() {
+        text.to_owned()
+    } else {
+        format!("{title}\n\n{text}")
+    }
+}
 
 /// One thing to measure beside its floor: each closure returns nanoseconds a packet.
 pub struct Row<'a> {

@@ -8,18 +8,7 @@ use lab02_xdp_firewall_common::firewall::Fragments;
 
 /// What the command does without options.
 pub fn no_rules() -> Policy {
-    Policy {
-        block: Vec::new(),
-        allow: Vec::new(),
-        block_ports: Vec::new(),
-        block_source_ports: Vec::new(),
-        allow_ports: Vec::new(),
-        block_macs: Vec::new(),
-        limit: None,
-        drop_by_default: false,
-        drop_malformed: true,
-        fragments: Fragments::Pass,
-    }
+    Policy::NO_RULES
 }
 
 /// What the command does with these options.

@@ -10,6 +10,7 @@ mod qemu;
 mod report;
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -236,6 +237,8 @@ struct Listener<'a> {
     counted: usize,
     /// Whether the runner's last line, with its counts, has come.
     summed: bool,
+    /// The modules that the kernel has refused, by its reason.
+    refused: BTreeMap<String, Vec<String>>,
 }
 
 impl<'a> Listener<'a> {
@@ -248,6 +251,7 @@ impl<'a> Listener<'a> {
             packages: packages.collect(),
             counted: 0,
             summed: false,
+            refused: BTreeMap::new(),
         }
     }
 
@@ -259,9 +263,7 @@ impl<'a> Listener<'a> {
                 self.report.release = Some(release);
                 self.announce();
             }
-            Message::ModuleRefused { name, error } => {
-                self.fail(format!("the kernel refuses its module {name}: {error}"));
-            }
+            Message::ModuleRefused { name, error } => self.refused.entry(error).or_default().push(name),
             Message::Result(line) => {
                 if let Some((test, outcome)) = Outcome::of_line(&line) {
                     let package = self.packages.first().copied().unwrap_or_default().to_owned();
@@ -308,6 +310,12 @@ impl<'a> Listener<'a> {
     }
 
     fn finish(mut self, end: End) -> KernelReport {
+        for (error, modules) in std::mem::take(&mut self.refused) {
+            let modules = modules.join(", ");
+            self.fail(format!(
+                "the kernel has refused modules ({error}), as it does with those of another kernel: {modules}"
+            ));
+        }
         match end {
             End::Done => {
                 for package in std::mem::take(&mut self.packages) {
@@ -353,5 +361,101 @@ fn conclude(reports: &[KernelReport], tests: &[&Executable]) -> ExitCode {
         (true, _) => interrupt::status(),
         (false, 0) => ExitCode::SUCCESS,
         (false, _) => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The failures beside the tests that come of what a guest with these packages says.
+    fn failures(packages: &[&str], messages: Vec<Message>, end: End) -> Vec<String> {
+        let mut listener = Listener::new("5.10", packages.iter().copied());
+        for message in messages {
+            listener.hear(message);
+        }
+        listener.finish(end).failures
+    }
+
+    fn result(line: &str) -> Message {
+        Message::Result(line.into())
+    }
+
+    fn ended(failure: Option<&str>) -> Message {
+        let failure = failure.map(Into::into);
+        Message::Ended { failure }
+    }
+
+    const FAILED: Option<&str> = Some("the runner ended with exit status 101");
+
+    #[test]
+    fn a_runner_that_failed_with_its_tests_is_no_further_failure() {
+        let messages = vec![
+            result("test a ... FAILED"),
+            result("test result: FAILED. 0 passed; 1 failed; 0 ignored;"),
+            ended(FAILED),
+        ];
+        assert!(failures(&["lab01"], messages, End::Done).is_empty());
+    }
+
+    #[test]
+    fn a_runner_that_crashed_is_a_failure_though_a_test_had_failed_before() {
+        let messages = vec![result("test a ... FAILED"), ended(FAILED)];
+        let expected = ["lab01: the runner ended with exit status 101"];
+        assert_eq!(failures(&["lab01"], messages, End::Done), expected);
+    }
+
+    #[test]
+    fn a_runner_that_tested_nothing_or_was_never_started_is_a_failure() {
+        let expected = ["lab01: ended without having tested anything", "lab02: not run"];
+        assert_eq!(failures(&["lab01", "lab02"], vec![ended(None)], End::Done), expected);
+    }
+
+    #[test]
+    fn a_lost_guest_is_told_by_where_it_was_lost() {
+        let lost = || End::Failed {
+            why: "it was silent for 120 s".into(),
+            console: Vec::new(),
+        };
+        let booted = || Message::Booted {
+            release: "5.10.0".into(),
+            version: "#1".into(),
+        };
+        let told = |packages: &[&str], messages| failures(packages, messages, lost()).concat();
+        assert!(told(&["lab01"], vec![]).contains("while booting"));
+        assert!(told(&["lab01"], vec![booted()]).contains("during the tests of lab01"));
+        let tested = vec![booted(), result("test a ... ok"), ended(None)];
+        assert!(told(&["lab01"], tested).contains("at the end: it was silent"));
+    }
+
+    #[test]
+    fn refused_modules_are_one_failure() {
+        let refused = |name: &str| Message::ModuleRefused {
+            name: name.into(),
+            error: "Exec format error".into(),
+        };
+        let messages = vec![refused("veth"), refused("tun"), result("test a ... ok"), ended(None)];
+        let failures = failures(&["lab01"], messages, End::Done);
+        assert_eq!(failures.len(), 1);
+        assert!(failures[0].ends_with("another kernel: veth, tun"), "{failures:?}");
+    }
+
+    #[test]
+    fn a_labs_own_program_is_told_from_the_tests_of_its_code() {
+        let executable = |kind: &str, target: &str, path: &str| Executable {
+            package: "lab01".into(),
+            folder: "/w/lab01".into(),
+            target: target.into(),
+            kind: kind.into(),
+            path: path.into(),
+        };
+        let test = executable("test", "kernel", "/w/target/release/deps/kernel-1");
+        assert!(is_own_program(
+            &executable("bin", "lab01", "/w/target/release/lab01"),
+            &test
+        ));
+        for other in ["/w/target/release/deps/lab01-0123", "/w/target/release/deps/kernel-1"] {
+            assert!(!is_own_program(&executable("bin", "lab01", other), &test));
+        }
     }
 }

@@ -41,7 +41,9 @@ impl Kernel {
             return Err(UsageError(format!("{} is no file", image.display())).into());
         }
         Ok(Self {
-            name: image.display().to_string(),
+            name: image
+                .file_name()
+                .map_or_else(String::new, |name| name.display().to_string()),
             image: image.to_owned(),
             modules: modules.map(Path::to_owned),
         })

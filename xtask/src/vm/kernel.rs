@@ -94,7 +94,7 @@ impl Kernel {
 
 /// Whether the user names an image rather than a series.
 pub fn is_image(name: &str) -> bool {
-    name.contains('/') || !(name == NEWEST || series_of(name).is_some_and(|series| series == name))
+    name.contains('/') || !(["all", NEWEST].contains(&name) || series_of(name).is_some_and(|series| series == name))
 }
 
 /// The suites that may hold a series, the likeliest first.
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_series_is_no_image_and_an_image_is_no_series() {
-        for series in ["5.10", "7.2", "5.11", NEWEST] {
+        for series in ["5.10", "7.2", "5.11", NEWEST, "all"] {
             assert!(!is_image(series), "{series}");
         }
         for image in [

@@ -355,6 +355,10 @@ fn host_bits_are_a_notice() -> Result {
 
 fn a_port_that_is_both_blocked_and_allowed_and_empty_rules_are_fine() -> Result {
     let (_client, server) = cable()?;
+    let folder = tempfile::tempdir().unwrap();
+    let empty_list = folder.path().join("empty.txt");
+    fs::write(&empty_list, "").unwrap();
+    let empty_list = empty_list.to_str().unwrap();
     let args = [
         "--duration",
         "100ms",
@@ -373,7 +377,7 @@ fn a_port_that_is_both_blocked_and_allowed_and_empty_rules_are_fine() -> Result 
         "--block-ip",
         "192.0.2.1",
         "--block-file",
-        "/dev/null",
+        empty_list,
     ];
     let finished = finish(on(&server, &args));
     assert!(finished.status.success() && finished.stderr.is_empty(), "{finished:#?}");

@@ -72,7 +72,7 @@ impl Lab {
         programs: &[Executable],
         filter: &[String],
     ) -> Result<ExitCode> {
-        let guest = Guest::of(tests, programs, filter)?;
+        let guest = Guest::of(workspace, tests, programs, filter)?;
         interrupt::note_only();
         let mut reports = Vec::new();
         for kernel in &self.kernels {
@@ -101,22 +101,22 @@ struct Guest {
 }
 
 impl Guest {
-    fn of(tests: &[&Executable], programs: &[Executable], filter: &[String]) -> Result<Self> {
+    fn of(workspace: &Workspace, tests: &[&Executable], programs: &[Executable], filter: &[String]) -> Result<Self> {
+        let folder = scratch(workspace)?;
+        let stripped = |program: &Path| initramfs::stripped(program, &folder);
         let mut tree = Tree::default();
         for folder in ["/dev", "/proc", "/root", "/run", "/sys", "/tmp"] {
             tree.folder(folder);
         }
-        let ourselves = env::current_exe().context("the path of this program is not known")?;
-        tree.program(&ourselves, initramfs::stripped)?;
-        tree.link("/init", &ourselves);
+        tree.ourselves("/init", stripped)?;
         for tool in TOOLS.iter().filter_map(|tool| find_in_path(tool, guest::PATH.as_ref())) {
             tree.program(&tool, initramfs::contents)?;
         }
         for test in tests {
-            tree.program(&test.path, initramfs::stripped)?;
+            tree.program(&test.path, stripped)?;
             // A test knows the lab's own program by the path that cargo gave it.
             for program in programs.iter().filter(|program| is_own_program(program, test)) {
-                tree.program(&program.path, initramfs::stripped)?;
+                tree.program(&program.path, stripped)?;
             }
             tree.folder(&test.folder);
         }
@@ -130,9 +130,7 @@ impl Guest {
     }
 
     fn run(&self, workspace: &Workspace, qemu: &Qemu, kernel: &Kernel) -> Result<KernelReport> {
-        let folder = workspace.target().join("vm");
-        fs::create_dir_all(&folder).with_context(|| format!("{} cannot be created", folder.display()))?;
-        let files = Files::of(&folder, &kernel.name);
+        let files = Files::of(&scratch(workspace)?, &kernel.name);
         let modules = match &kernel.modules {
             Some(folder) => Modules::in_folder(folder)?,
             None => Modules::none(),
@@ -181,6 +179,13 @@ impl Guest {
         tree.file(JOB, 0o644, serde_json::to_vec(&job)?);
         Ok(tree.archive())
     }
+}
+
+/// The folder for what guests need while they run, and for their consoles.
+fn scratch(workspace: &Workspace) -> Result<PathBuf> {
+    let folder = workspace.target().join("vm");
+    fs::create_dir_all(&folder).with_context(|| format!("{} cannot be created", folder.display()))?;
+    Ok(folder)
 }
 
 fn is_own_program(program: &Executable, test: &Executable) -> bool {

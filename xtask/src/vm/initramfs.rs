@@ -40,13 +40,6 @@ impl Tree {
             .insert(path.to_owned(), Entry::File { permissions, content });
     }
 
-    /// Adds a symbolic link.
-    pub fn link(&mut self, path: impl AsRef<Path>, goal: impl Into<PathBuf>) {
-        let path = path.as_ref();
-        self.folder(path.parent().unwrap_or(path));
-        self.entries.insert(path.to_owned(), Entry::Link { goal: goal.into() });
-    }
-
     /// Adds a program of this machine with the libraries that it loads, at its own path; `read` gets its bytes.
     pub fn program(&mut self, path: &Path, read: impl FnOnce(&Path) -> Result<Vec<u8>>) -> Result<()> {
         let real = self.resolve(path)?;
@@ -55,7 +48,18 @@ impl Tree {
         }
         let permissions = fs::metadata(&real).map_or(0o755, |metadata| metadata.mode());
         self.file(&real, permissions, read(&real)?);
-        for library in libraries_of(path)? {
+        self.libraries_of(&real)
+    }
+
+    /// Adds this very program at `path`, also if its file was replaced by a build since it was started.
+    pub fn ourselves(&mut self, path: &str, read: impl FnOnce(&Path) -> Result<Vec<u8>>) -> Result<()> {
+        let running = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+        self.file(path, 0o755, read(&running)?);
+        self.libraries_of(&running)
+    }
+
+    fn libraries_of(&mut self, program: &Path) -> Result<()> {
+        for library in libraries_of(program)? {
             let real = self.resolve(&library)?;
             if !self.entries.contains_key(&real) {
                 self.file(&real, 0o755, contents(&real)?);
@@ -113,14 +117,15 @@ pub fn contents(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("{} cannot be read", path.display()))
 }
 
-/// A program's bytes without debug information, which makes up most of a test program and is of no use in the guest.
-pub fn stripped(path: &Path) -> Result<Vec<u8>> {
-    let partial = path.with_extension(format!("stripped-{}", std::process::id()));
-    let strip = Command::new("strip").arg("-o").arg(&partial).arg(path).output();
+/// A program's bytes without debug information, which makes up most of a test program and is of no use in the guest;
+/// `folder` is where they may lie meanwhile.
+pub fn stripped(program: &Path, folder: &Path) -> Result<Vec<u8>> {
+    let partial = folder.join(format!("stripped-{}", std::process::id()));
+    let strip = Command::new("strip").arg("-o").arg(&partial).arg(program).output();
     let content = match strip {
         Ok(output) if output.status.success() => contents(&partial),
         // Then it is bigger, and works as well.
-        _ => contents(path),
+        _ => contents(program),
     };
     fs::remove_file(&partial).ok();
     content
@@ -193,6 +198,26 @@ mod tests {
             Entry::File { permissions, .. } if permissions & 0o111 != 0
         ));
         assert!(tree.entries.keys().any(|path| path.to_string_lossy().contains("libc")));
+    }
+
+    #[test]
+    fn this_very_program_is_added_with_its_libraries() {
+        let mut tree = Tree::default();
+        tree.ourselves("/init", contents).unwrap();
+        let Entry::File { content, .. } = &tree.entries[Path::new("/init")] else {
+            panic!("it is no file");
+        };
+        assert_eq!(*content, fs::read("/proc/self/exe").unwrap());
+        assert!(tree.entries.keys().any(|path| path.to_string_lossy().contains("libc")));
+    }
+
+    #[test]
+    fn a_stripped_program_is_smaller_and_nothing_else_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = stripped(Path::new("/proc/self/exe"), folder.path()).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(content.starts_with(b"\x7fELF"));
+        assert!(content.len() as u64 <= fs::metadata("/proc/self/exe").unwrap().len());
     }
 
     #[test]

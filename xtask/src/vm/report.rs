@@ -62,6 +62,16 @@ impl KernelReport {
         tally
     }
 
+    /// The heading of its column: what the user called it, and the release where that does not say it.
+    fn title(&self) -> String {
+        match &self.release {
+            Some(release) if !release.starts_with(&self.name) && !self.name.ends_with(release) => {
+                format!("{} ({})", self.name, release.trim_end_matches("-cloud-amd64"))
+            }
+            _ => self.name.clone(),
+        }
+    }
+
     /// How many tests of a package passed out of those that have run, as a cell of the table.
     fn cell(&self, package: &str) -> String {
         let of_package = || self.tests.iter().filter(|((of, _), _)| of == package);
@@ -90,7 +100,7 @@ impl KernelReport {
 /// A line for each package with a column for each kernel.
 pub fn table(kernels: &[KernelReport], packages: &[String]) -> String {
     let mut rows = vec![vec![String::new()]];
-    rows[0].extend(kernels.iter().map(|kernel| kernel.name.clone()));
+    rows[0].extend(kernels.iter().map(KernelReport::title));
     for package in packages {
         let mut row = vec![package.clone()];
         row.extend(kernels.iter().map(|kernel| kernel.cell(package)));
@@ -190,6 +200,19 @@ mod tests {
                         lab01   1 ok, 1 unsupported   1 ok, 1 FAILED\n\
                         lab02   not run               not run\n";
         assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn a_kernel_whose_name_does_not_say_its_release_is_shown_with_it() {
+        let title = |name: &str, release: &str| {
+            let mut report = report(name, &[]);
+            report.release = Some(release.into());
+            report.title()
+        };
+        assert_eq!(title("5.10", "5.10.0-46-cloud-amd64"), "5.10");
+        assert_eq!(title("newest", "7.2.12+deb13-cloud-amd64"), "newest (7.2.12+deb13)");
+        assert_eq!(title("vmlinuz-5.10.0-46", "5.10.0-46"), "vmlinuz-5.10.0-46");
+        assert_eq!(title("bzImage", "6.6.1"), "bzImage (6.6.1)");
     }
 
     #[test]

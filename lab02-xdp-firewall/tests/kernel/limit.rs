@@ -12,6 +12,7 @@ use lab02_xdp_firewall_common::firewall::Verdict;
 use testbed::{
     End, LinkOptions, Result,
     bpf::{TestRun, test_run},
+    harness::unsupported,
     packets, stay_on_cpu,
     traffic::Server,
 };
@@ -43,43 +44,59 @@ fn cpus() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(2)
 }
 
-/// Sends frames from every CPU for so long, `per_second` from each; returns how many, and how long it really took.
-fn flood(
-    from: &End,
-    duration: Duration,
-    per_second: usize,
-    frame: impl Fn(usize, usize) -> Vec<u8> + Sync,
-) -> (u64, Duration) {
+/// What was sent.
+struct Flood {
+    frames: u64,
+    elapsed: Duration,
+    /// The longest time in which a CPU sent nothing.
+    longest_pause: Duration,
+}
+
+/// Sends frames from every CPU for so long, `per_second` from each.
+fn flood(from: &End, duration: Duration, per_second: usize, frame: impl Fn(usize, usize) -> Vec<u8> + Sync) -> Flood {
     const PAUSE: Duration = Duration::from_millis(2);
     let start = Instant::now();
-    let sent = thread::scope(|scope| {
+    let sent: Vec<(u64, Duration)> = thread::scope(|scope| {
         let send = |cpu: usize| {
             stay_on_cpu(cpu).unwrap();
             let injector = from.host.injector(&from.interface).unwrap();
-            let mut sent = 0;
+            let (mut sent, mut last_sent, mut longest_pause) = (0, start, Duration::ZERO);
             while start.elapsed() < duration {
                 let due = (start.elapsed().as_micros() as usize * per_second).div_ceil(1_000_000);
                 let batch = (sent..due.max(sent)).map(|number| frame(cpu, number));
                 sent += injector.send_all(batch).unwrap() as usize;
+                longest_pause = longest_pause.max(last_sent.elapsed());
+                last_sent = Instant::now();
                 thread::sleep(PAUSE);
             }
-            sent as u64
+            (sent as u64, longest_pause)
         };
         let senders: Vec<_> = (0..cpus()).map(|cpu| scope.spawn(move || send(cpu))).collect();
-        senders.into_iter().map(|sender| sender.join().unwrap()).sum()
+        senders.into_iter().map(|sender| sender.join().unwrap()).collect()
     });
-    (sent, start.elapsed())
+    Flood {
+        frames: sent.iter().map(|(frames, _)| frames).sum(),
+        elapsed: start.elapsed(),
+        longest_pause: sent.iter().map(|(_, pause)| *pause).max().unwrap_or_default(),
+    }
 }
 
-/// Within 5 % of what the rate gives in this time, and of the burst.
+/// Within 5 % of what the rate gives in this time, and of the burst. More must never pass; less may where the sender
+/// was held up for so long that the bucket filled, as it happens to an emulated processor.
 #[track_caller]
-fn assert_cut_to(passed: u64, per_second: u64, burst: u64, elapsed: Duration, what: &str) {
-    let expected = per_second as f64 * elapsed.as_secs_f64() + burst as f64;
+fn assert_cut_to(passed: u64, per_second: u64, burst: u64, flood: &Flood, what: &str) {
+    let expected = per_second as f64 * flood.elapsed.as_secs_f64() + burst as f64;
     let ratio = passed as f64 / expected;
-    assert!(
-        (0.95..1.05).contains(&ratio),
-        "{what}: {passed} passed of an expected {expected:.0}"
-    );
+    let filled_in = Duration::from_secs_f64(burst as f64 / per_second as f64);
+    let told = format!("{what}: {passed} passed of an expected {expected:.0}");
+    assert!(ratio < 1.05, "{told}");
+    if ratio <= 0.95 && flood.longest_pause > filled_in / 2 {
+        let pause_ms = flood.longest_pause.as_millis();
+        unsupported(format!(
+            "this machine sends too unevenly, with a pause of {pause_ms} ms; {told}"
+        ));
+    }
+    assert!(ratio > 0.95, "{told}");
 }
 
 fn two_cpus_never_take_the_same_token() {
@@ -104,7 +121,9 @@ fn two_cpus_never_take_the_same_token() {
     let expected = f64::from(rate) * start.elapsed().as_secs_f64() + f64::from(burst);
     let statistics = program.statistics();
     let [passed, dropped] = [Verdict::Pass, Verdict::Drop].map(|verdict| statistics.met(verdict).packets);
-    assert!(dropped > 0, "it took too long to empty the bucket: {passed} passed");
+    if dropped == 0 {
+        unsupported(format!("this machine is too slow to empty the bucket: {passed} passed"));
+    }
     assert!(
         passed as f64 <= expected * 1.001,
         "{passed} passed of at most {expected:.0}"
@@ -122,18 +141,18 @@ fn packets_of_one_source_on_two_cpus_are_cut_to_the_rate() -> Result {
         let firewall = Firewall::on(&server, &args);
         let packet = client.frame_to(&server).ipv4("10.1.2.3", server.ipv4);
         let frame = packet.udp(1, 9).payload([0; 18]).build();
-        let (sent, elapsed) = flood(&client, LONG, 15_000, |_, _| frame.clone());
-        let (report, _) = firewall.stop_after(sent);
-        assert_eq!(report.total(), sent);
+        let flood = flood(&client, LONG, 15_000, |_, _| frame.clone());
+        let (report, _) = firewall.stop_after(flood.frames);
+        assert_eq!(report.total(), flood.frames);
         assert_eq!(report.of("drop", "rate-limit"), report.dropped());
         assert_cut_to(
             report.passed(),
             rate,
             burst,
-            elapsed,
+            &flood,
             &format!("{rate} packets a second, {mode}"),
         );
-        assert!(report.dropped() > sent / 10, "{report:?}");
+        assert!(report.dropped() > flood.frames / 10, "{report:?}");
         Ok(())
     })
 }
@@ -148,12 +167,12 @@ fn bytes_of_one_source_on_two_cpus_are_cut_to_the_rate() -> Result {
             let firewall = Firewall::on(&server, &["--rate-limit", rate, "--burst", &burst_text]);
             let packet = client.frame_to(&server).ipv6("2001:db8:99::1", server.ipv6);
             let frame = packet.udp(1, 9).payload([0; 1000 - 48]).build();
-            let (sent, elapsed) = flood(&client, LONG, 8_000, |_, _| frame.clone());
-            let (report, _) = firewall.stop_after(sent);
-            assert_eq!(report.total(), sent);
+            let flood = flood(&client, LONG, 8_000, |_, _| frame.clone());
+            let (report, _) = firewall.stop_after(flood.frames);
+            assert_eq!(report.total(), flood.frames);
             // Counted with the Ethernet header, limited without it.
             let bytes = report.amount_of("pass", "default", "bytes") - 14 * report.passed();
-            assert_cut_to(bytes, per_second, burst, elapsed, rate);
+            assert_cut_to(bytes, per_second, burst, &flood, rate);
             Ok(())
         },
     )
@@ -190,12 +209,12 @@ fn a_flood_of_forged_sources_stops_nobody_who_sends_little() -> Result {
                 wait_until("all that it sent has arrived", || echo.packets() == sent);
                 sent
             });
-            let (forged, _) = flood(&client, duration, 15_000, |cpu, number| {
+            let forged = flood(&client, duration, 15_000, |cpu, number| {
                 // Each comes once.
                 let source = Ipv4Addr::from_bits(0x2000_0000 | (cpu as u32) << 24 | (number as u32).wrapping_mul(7919));
                 client.frame_to(&server).ipv4(source, server.ipv4).udp(1, 9).build()
             });
-            (forged, honest_sender.join().unwrap())
+            (forged.frames, honest_sender.join().unwrap())
         });
         let (report, _) = firewall.stop_after(forged + honest_sent);
         assert_eq!(report.total(), forged + honest_sent);

@@ -88,7 +88,7 @@ impl Packet for Frame {
 ///
 /// The whole header lies inside the packet.
 #[inline(always)]
-unsafe fn load<H: Header>(start: usize) -> H {
+pub unsafe fn load<H: Header>(start: usize) -> H {
     let mut header = MaybeUninit::<H>::uninit();
     let to = header.as_mut_ptr().cast::<u8>();
     let mut copied = 0;

@@ -1,0 +1,226 @@
+//! Attaching by TCX and by clsact, beside others, and leaving nothing behind (A2).
+
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        tc::{self, NlOptions, TcAttachOptions},
+    },
+};
+use lab01_count_packets::{interface::Interface, load};
+use lab03_tc_egress::{
+    OBJECT,
+    attach::{Direction, OnHook, TcAttach, TcAttachError, TcHooks, Way, programs_on, qdiscs},
+};
+use testbed::{End, Host, Result, harness::unsupported, traffic};
+
+testbed::listed_tests![
+    programs_are_attached_by_tcx_and_gone_when_dropped,
+    programs_are_attached_by_clsact_and_gone_when_dropped,
+    auto_takes_tcx_where_the_kernel_has_it,
+    programs_of_others_are_listed_left_alone_and_still_run,
+    a_clsact_of_others_stays,
+    an_interface_that_has_gone_is_named,
+];
+
+const WAYS: [TcAttach; 2] = [TcAttach::Tcx, TcAttach::Clsact];
+
+fn cable() -> Result<(End, End)> {
+    let link = Host::new("client")?.join(&Host::new("server")?)?;
+    Ok((link.left, link.right))
+}
+
+fn interface_of(end: &End) -> Interface {
+    end.host.run(|| Interface::find(&end.interface)).unwrap()
+}
+
+fn loaded() -> Ebpf {
+    let mut ebpf = load::load_object(OBJECT, &[]).unwrap();
+    for name in ["lab03_ingress", "lab03_egress"] {
+        program(&mut ebpf, name)
+            .load()
+            .map_err(|error| load::explain_program(name, error))
+            .unwrap();
+    }
+    ebpf
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
+    load::program(ebpf, name, "SchedClassifier").unwrap()
+}
+
+/// Attaches both programs, if the kernel can.
+fn attach(interface: &Interface, ebpf: &mut Ebpf, how: TcAttach) -> Option<TcHooks> {
+    let mut hooks = match TcHooks::open(interface, how) {
+        Err(TcAttachError::NoTcx { .. }) if how == TcAttach::Tcx => return None,
+        opened => opened.unwrap(),
+    };
+    hooks
+        .attach(program(ebpf, "lab03_ingress"), Direction::Ingress)
+        .unwrap();
+    hooks.attach(program(ebpf, "lab03_egress"), Direction::Egress).unwrap();
+    Some(hooks)
+}
+
+fn names(on_hooks: &[OnHook]) -> Vec<(Direction, Way, &str)> {
+    on_hooks
+        .iter()
+        .map(|on_hook| (on_hook.direction, on_hook.way, on_hook.name.as_deref().unwrap()))
+        .collect()
+}
+
+/// How many frames were counted, in and out.
+fn counted(ebpf: &Ebpf) -> (u64, u64) {
+    let map = aya::maps::PerCpuArray::<_, lab01_count_packets_common::counter::Counter>::try_from(
+        ebpf.map("FRAMES").unwrap(),
+    )
+    .unwrap();
+    let at = |index| {
+        map.get(&index, 0)
+            .unwrap()
+            .iter()
+            .map(|counter| counter.packets)
+            .sum::<u64>()
+    };
+    (at(0), at(2))
+}
+
+fn is_attached_and_gone_when_dropped(how: TcAttach, way: Way) -> Result {
+    let (client, server) = cable()?;
+    let interface = interface_of(&server);
+    let mut ebpf = loaded();
+    let before = server.host.run(|| qdiscs(&interface)).unwrap();
+    server.host.run(|| {
+        let Some(hooks) = attach(&interface, &mut ebpf, how) else {
+            unsupported("this kernel has no TCX");
+        };
+        assert_eq!(hooks.way(), way);
+        assert_eq!(
+            names(&programs_on(&interface).unwrap()),
+            [
+                (Direction::Ingress, way, "lab03_ingress"),
+                (Direction::Egress, way, "lab03_egress")
+            ]
+        );
+        assert_eq!(hooks.others().unwrap(), []);
+        let pings = traffic::ping(&client.host, server.ipv4, 3, std::time::Duration::from_secs(10)).unwrap();
+        assert!(pings.is_complete());
+    });
+    assert_eq!(counted(&ebpf), (3, 3));
+    server.host.run(|| {
+        assert_eq!(programs_on(&interface).unwrap(), []);
+        assert_eq!(qdiscs(&interface).unwrap(), before);
+    });
+    assert!(traffic::ping(&client.host, server.ipv4, 1, std::time::Duration::from_secs(10))?.is_complete());
+    assert_eq!(counted(&ebpf), (3, 3), "nothing is counted any more");
+    Ok(())
+}
+
+fn programs_are_attached_by_tcx_and_gone_when_dropped() -> Result {
+    is_attached_and_gone_when_dropped(TcAttach::Tcx, Way::Tcx)
+}
+
+fn programs_are_attached_by_clsact_and_gone_when_dropped() -> Result {
+    is_attached_and_gone_when_dropped(TcAttach::Clsact, Way::Clsact)
+}
+
+fn auto_takes_tcx_where_the_kernel_has_it() -> Result {
+    let (_client, server) = cable()?;
+    let interface = interface_of(&server);
+    server.host.run(|| {
+        let auto = TcHooks::open(&interface, TcAttach::Auto).unwrap().way();
+        match TcHooks::open(&interface, TcAttach::Tcx) {
+            Ok(_) => assert_eq!(auto, Way::Tcx),
+            Err(error) => {
+                assert!(
+                    error.to_string().contains("has no TCX, which came with Linux 6.6"),
+                    "{error}"
+                );
+                assert_eq!(auto, Way::Clsact);
+            }
+        }
+        // Nothing was attached, and so nothing is left of having looked.
+        assert!(!qdiscs(&interface).unwrap().contains(&"clsact".into()));
+    });
+    Ok(())
+}
+
+fn programs_of_others_are_listed_left_alone_and_still_run() -> Result {
+    for ours in WAYS {
+        for others in [Way::Tcx, Way::Clsact] {
+            let (client, server) = cable()?;
+            let interface = interface_of(&server);
+            let (mut ebpf, mut other) = (loaded(), loaded());
+            server.host.run(|| {
+                let options = match others {
+                    Way::Tcx => TcAttachOptions::TcxOrder(LinkOrder::default()),
+                    Way::Clsact => {
+                        tc::qdisc_add_clsact(&interface.name).unwrap();
+                        TcAttachOptions::Netlink(NlOptions::default())
+                    }
+                };
+                let attached = program(&mut other, "lab03_ingress").attach_with_options(
+                    &interface.name,
+                    TcAttachType::Ingress,
+                    options,
+                );
+                if others == Way::Tcx && attached.is_err() {
+                    return;
+                }
+                attached.unwrap();
+                let Some(hooks) = attach(&interface, &mut ebpf, ours) else {
+                    return;
+                };
+                let listed = hooks.others().unwrap();
+                assert_eq!(names(&listed), [(Direction::Ingress, others, "lab03_ingress")]);
+                let patience = std::time::Duration::from_secs(10);
+                assert!(
+                    traffic::ping(&client.host, server.ipv4, 2, patience)
+                        .unwrap()
+                        .is_complete()
+                );
+                assert_eq!(counted(&ebpf), (2, 2), "{ours:?} ahead of {others:?}");
+                assert_eq!(counted(&other), (2, 0), "{ours:?} leaves frames to {others:?}");
+                drop(hooks);
+                assert_eq!(programs_on(&interface).unwrap(), listed);
+                assert!(
+                    traffic::ping(&client.host, server.ipv4, 1, patience)
+                        .unwrap()
+                        .is_complete()
+                );
+                assert_eq!(counted(&other), (3, 0));
+                // Inside the host, where its filter is.
+                drop(other);
+            });
+        }
+    }
+    Ok(())
+}
+
+fn a_clsact_of_others_stays() -> Result {
+    let (_client, server) = cable()?;
+    let interface = interface_of(&server);
+    let mut ebpf = loaded();
+    server.host.run(|| {
+        tc::qdisc_add_clsact(&interface.name).unwrap();
+        let hooks = attach(&interface, &mut ebpf, TcAttach::Clsact).unwrap();
+        drop(hooks);
+        assert!(qdiscs(&interface).unwrap().contains(&"clsact".into()));
+        assert_eq!(programs_on(&interface).unwrap(), []);
+    });
+    Ok(())
+}
+
+fn an_interface_that_has_gone_is_named() -> Result {
+    for how in WAYS {
+        let (_client, server) = cable()?;
+        let interface = interface_of(&server);
+        server.delete()?;
+        let error = server.host.run(|| TcHooks::open(&interface, how).err()).unwrap();
+        assert_eq!(
+            error.to_string(),
+            "eth0 has gone: it was removed or renamed while programs were being attached"
+        );
+    }
+    Ok(())
+}

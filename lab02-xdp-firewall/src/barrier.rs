@@ -9,7 +9,9 @@ use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
+use aya_obj::generated::{bpf_cmd, bpf_map_type};
+
+use crate::syscall::{bpf, no_attributes};
 
 /// A map of maps that is there to be updated.
 pub struct Barrier {
@@ -29,21 +31,20 @@ impl Barrier {
     pub fn wait(&self) -> io::Result<()> {
         let key = 0u32;
         let value = self.inner.as_raw_fd();
-        // SAFETY: all zeroes are a valid `bpf_attr`.
-        let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
+        let mut attributes = no_attributes();
         // SAFETY: for this command the kernel reads this member of the union.
         let element = unsafe { &mut attributes.__bindgen_anon_2 };
         element.map_fd = self.outer.as_raw_fd().cast_unsigned();
         element.key = (&raw const key) as u64;
         element.__bindgen_anon_1.value = (&raw const value) as u64;
-        bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes)?;
+        // SAFETY: the pointers are to locals, as long as the maps' keys and values are.
+        unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes) }?;
         Ok(())
     }
 }
 
 fn create_map(map_type: bpf_map_type, inner: Option<&OwnedFd>) -> io::Result<OwnedFd> {
-    // SAFETY: all zeroes are a valid `bpf_attr`.
-    let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
+    let mut attributes = no_attributes();
     // SAFETY: for this command the kernel reads this member of the union.
     let create = unsafe { &mut attributes.__bindgen_anon_1 };
     create.map_type = map_type as u32;
@@ -51,17 +52,8 @@ fn create_map(map_type: bpf_map_type, inner: Option<&OwnedFd>) -> io::Result<Own
     create.value_size = 4;
     create.max_entries = 1;
     create.inner_map_fd = inner.map_or(0, |inner| inner.as_raw_fd().cast_unsigned());
-    let fd = bpf(bpf_cmd::BPF_MAP_CREATE, &mut attributes)?;
+    // SAFETY: there is no pointer among them.
+    let fd = unsafe { bpf(bpf_cmd::BPF_MAP_CREATE, &mut attributes) }?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i32> {
-    // SAFETY: the attributes live through the call, and their pointers are to locals of the callers.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, attributes, size_of::<bpf_attr>()) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result as i32)
-    }
 }

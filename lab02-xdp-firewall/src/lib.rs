@@ -3,7 +3,7 @@
 //! - [`value`] reads prefixes, ports, rates and MAC addresses as people write them,
 //! - [`list`] reads files of prefixes, [`watch`] says when one has changed,
 //! - [`policy`] is what the firewall shall do, [`tables`] brings it into the kernel whole,
-//! - [`mapped`] maps an array into memory, [`barrier`] waits for running programs,
+//! - [`mapped`] maps an array into memory, [`barrier`] waits for running programs, [`syscall`] is bpf(2) itself,
 //! - [`statistics`] reads the counters and reports them.
 
 pub mod barrier;
@@ -11,6 +11,7 @@ pub mod list;
 pub mod mapped;
 pub mod policy;
 pub mod statistics;
+pub mod syscall;
 pub mod tables;
 pub mod value;
 pub mod watch;

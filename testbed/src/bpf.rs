@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{End, Error, Result};
+use crate::{Cgroup, End, Error, Result};
 
 /// The program types that the testbed knows (`enum bpf_prog_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +163,45 @@ pub fn attach_xdp(program: BorrowedFd<'_>, end: &End, mode: XdpMode) -> Result<X
     // SAFETY: the kernel has just returned this descriptor to us alone.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     Ok(XdpLink { _fd: fd })
+}
+
+/// A program attached to a cgroup without a link; dropping this detaches it.
+#[derive(Debug)]
+pub struct ExclusiveProgram {
+    program: OwnedFd,
+    cgroup: OwnedFd,
+}
+
+/// Attaches a program of [`ProgramType::CgroupSkb`] to a cgroup's ingress as the old interface does (`BPF_PROG_ATTACH`
+/// without flags): neither there nor below it another program is admitted.
+pub fn attach_exclusively(program: &OwnedFd, cgroup: &Cgroup) -> Result<ExclusiveProgram> {
+    let attach = || {
+        let attached = ExclusiveProgram {
+            program: program.try_clone()?,
+            cgroup: cgroup.open().map_err(io::Error::other)?.into(),
+        };
+        bpf(PROG_ATTACH, &mut attached.attributes())?;
+        Ok(attached)
+    };
+    attach().map_err(|error: io::Error| Error::system(format!("attaching to {}", cgroup.path().display()), error))
+}
+
+impl ExclusiveProgram {
+    fn attributes(&self) -> ProgAttach {
+        ProgAttach {
+            target_fd: self.cgroup.as_raw_fd().cast_unsigned(),
+            attach_bpf_fd: self.program.as_raw_fd().cast_unsigned(),
+            attach_type: ATTACH_CGROUP_INGRESS,
+            attach_flags: 0,
+        }
+    }
+}
+
+impl Drop for ExclusiveProgram {
+    fn drop(&mut self) {
+        // If the cgroup is gone, so is what was attached to it.
+        let _ = bpf(PROG_DETACH, &mut self.attributes());
+    }
 }
 
 /// What [`test_run`] runs a program on.
@@ -376,6 +415,15 @@ struct ProgLoad {
     expected_attach_type: u32,
 }
 
+/// The first fields of `union bpf_attr` for `BPF_PROG_ATTACH` and `BPF_PROG_DETACH`.
+#[repr(C)]
+struct ProgAttach {
+    target_fd: u32,
+    attach_bpf_fd: u32,
+    attach_type: u32,
+    attach_flags: u32,
+}
+
 /// The first fields of `union bpf_attr` for `BPF_LINK_CREATE`.
 #[repr(C)]
 struct LinkCreate {
@@ -409,10 +457,13 @@ struct ProgTestRun {
 const MAP_CREATE: i32 = 0;
 const MAP_UPDATE_ELEM: i32 = 2;
 const PROG_LOAD: i32 = 5;
+const PROG_ATTACH: i32 = 8;
+const PROG_DETACH: i32 = 9;
 const PROG_TEST_RUN: i32 = 10;
 const LINK_CREATE: i32 = 28;
 const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_PROG_ARRAY: u32 = 3;
+const ATTACH_CGROUP_INGRESS: u32 = 0;
 const ATTACH_XDP: u32 = 37;
 
 fn bpf<T>(command: i32, attributes: &mut T) -> io::Result<i32> {

@@ -3,7 +3,7 @@
 use std::{
     io, mem,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    ptr,
+    ptr, thread,
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,9 @@ impl Injector {
     /// far less than what a veth queues (256 frames with native XDP), so that none is lost on the way however many are
     /// sent at once.
     const SEND_BUFFER: i32 = 48 * 1024;
+
+    /// How long a full queue of the interface is waited for.
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     pub(crate) fn open(host: &Host, interface: &str) -> Result<Self> {
         // Protocol 0: a socket for sending only.
@@ -74,13 +77,21 @@ impl Injector {
             })
             .collect();
         let mut rest = messages.as_mut_slice();
+        let mut last_sent = Instant::now();
         while !rest.is_empty() {
             // SAFETY: the messages, their vectors and the frames live until the call returns, which only reads frames.
             let count = unsafe { libc::sendmmsg(self.socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, 0) };
             match usize::try_from(count) {
-                Ok(count) => rest = &mut rest[count..],
+                Ok(count) => {
+                    rest = &mut rest[count..];
+                    last_sent = Instant::now();
+                }
                 Err(_) => match io::Error::last_os_error() {
                     error if error.kind() == io::ErrorKind::Interrupted => {}
+                    // The queue of the interface is full, which Linux 5.10 tells, and the frame was not sent.
+                    error if error.raw_os_error() == Some(libc::ENOBUFS) && last_sent.elapsed() < Self::PATIENCE => {
+                        thread::sleep(Duration::from_millis(1));
+                    }
                     error => return Err(Error::system("sending a raw frame", error)),
                 },
             }

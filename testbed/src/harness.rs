@@ -6,19 +6,33 @@
 //! are those of any Rust test, and `cargo nextest` works too.
 
 use std::{
+    cell::RefCell,
     fmt::Display,
+    fs::{File, OpenOptions},
+    io::Write as _,
     panic::{self, AssertUnwindSafe, catch_unwind},
     process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use serde_json::{Value, json};
 
 /// The environment variable that asks for kernel tests.
 pub const SWITCH: &str = "EBPF_KERNEL_TESTS";
+
+/// The environment variable that names a file to which the outcomes are added, a line of JSON each.
+///
+/// `{"test": NAME, "outcome": "passed" | "failed" | "fell_back" | "unsupported", "why": TEXT, "seconds": NUMBER}`, and
+/// `{"ended": true}` as the last line, without which the program has crashed.
+pub const RESULTS: &str = "EBPF_KERNEL_RESULTS";
+
+/// The environment variable that names the only tests to be run, with commas between them.
+pub const ONLY: &str = "EBPF_KERNEL_ONLY";
 
 /// Makes a test program of the functions in it.
 ///
@@ -97,8 +111,22 @@ pub fn unsupported(reason: impl Into<String>) -> ! {
 
 struct Unsupported(String);
 
+thread_local! {
+    /// What the test on this thread has fallen back to.
+    static FELL_BACK: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Notes that what the current test is about works here in another way than on a newer kernel, for a stated reason:
+/// `falls_back("clsact: no TCX before Linux 6.6")`. The test goes on, and has to pass.
+///
+/// The table of kernels in the guide shows it. To be called on the test's own thread, when the program has been seen to
+/// have fallen back.
+pub fn falls_back(to_and_why: impl Into<String>) {
+    FELL_BACK.set(Some(to_and_why.into()));
+}
+
 /// Called by [`kernel_tests!`](crate::kernel_tests).
-pub fn main(package: &str, tests: Vec<KernelTest>) -> ExitCode {
+pub fn main(package: &str, mut tests: Vec<KernelTest>) -> ExitCode {
     let arguments = Arguments::from_args();
     let wanted = std::env::var_os(SWITCH).is_some_and(|value| value == "1");
     if !wanted && !arguments.list {
@@ -112,13 +140,23 @@ pub fn main(package: &str, tests: Vec<KernelTest>) -> ExitCode {
         eprintln!("{package}: kernel tests need root: run `cargo xtask test`, which uses sudo");
         return ExitCode::FAILURE;
     }
+    if let Ok(only) = std::env::var(ONLY) {
+        tests.retain(|test| only.split(',').any(|name| name == test.name));
+    }
+    let results = match Results::open() {
+        Ok(results) => Arc::new(results),
+        Err(error) => {
+            eprintln!("{package}: the file that {RESULTS} names cannot be written: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let unsupported = Arc::new(AtomicUsize::new(0));
     let trials = tests
         .into_iter()
         .map(|test| {
-            let unsupported = Arc::clone(&unsupported);
+            let (unsupported, results) = (Arc::clone(&unsupported), Arc::clone(&results));
             // So that cargo-nextest, which asks for the list first, reports the tests as skipped, not as passed.
-            Trial::ignorable_test(test.name, move || run(test.run, &unsupported)).with_ignored_flag(!wanted)
+            Trial::ignorable_test(test.name, move || run(test, &results, &unsupported)).with_ignored_flag(!wanted)
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -126,18 +164,61 @@ pub fn main(package: &str, tests: Vec<KernelTest>) -> ExitCode {
         0 => {}
         count => println!("{package}: {count} of the ignored tests are unsupported here; their reasons stand above"),
     }
+    results.add(&json!({"ended": true}));
     conclusion.exit_code()
 }
 
-fn run(test: impl FnOnce() -> Result<(), String>, unsupported: &AtomicUsize) -> Result<Completion, Failed> {
-    match catch_unwind(AssertUnwindSafe(test)) {
-        Ok(outcome) => outcome.map(|()| Completion::Completed).map_err(Failed::from),
+fn run(test: KernelTest, results: &Results, unsupported: &AtomicUsize) -> Result<Completion, Failed> {
+    let name = test.name;
+    let started = Instant::now();
+    // The tests of one thread come one after the other.
+    FELL_BACK.set(None);
+    let ended = catch_unwind(AssertUnwindSafe(test.run));
+    let add = |outcome: &str, why: Option<&str>| {
+        let seconds = started.elapsed().as_secs_f64();
+        results.add(&json!({"test": name, "outcome": outcome, "why": why, "seconds": seconds}));
+    };
+    match ended {
+        Ok(Ok(())) => {
+            match FELL_BACK.take() {
+                Some(why) => add("fell_back", Some(&why)),
+                None => add("passed", None),
+            }
+            Ok(Completion::Completed)
+        }
+        Ok(Err(failure)) => {
+            add("failed", None);
+            Err(Failed::from(failure))
+        }
         Err(panic) => match panic.downcast::<Unsupported>() {
             Ok(reason) => {
+                add("unsupported", Some(&reason.0));
                 unsupported.fetch_add(1, Ordering::Relaxed);
                 Ok(Completion::ignored_with(format!("unsupported: {}", reason.0)))
             }
-            Err(panic) => panic::resume_unwind(panic),
+            Err(panic) => {
+                add("failed", None);
+                panic::resume_unwind(panic)
+            }
         },
+    }
+}
+
+/// The file for the outcomes, if one is wanted.
+struct Results(Option<File>);
+
+impl Results {
+    fn open() -> std::io::Result<Self> {
+        let path = std::env::var_os(RESULTS);
+        let open = |path| OpenOptions::new().append(true).create(true).open(path);
+        Ok(Self(path.map(open).transpose()?))
+    }
+
+    fn add(&self, result: &Value) {
+        if let Some(mut file) = self.0.as_ref() {
+            // One call, so that lines of tests that end at the same time do not mix.
+            file.write_all(format!("{result}\n").as_bytes())
+                .expect("the file of results takes another line");
+        }
     }
 }

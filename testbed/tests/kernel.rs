@@ -395,6 +395,49 @@ testbed::kernel_tests! {
         assert!(told.contains("1 of the ignored tests are unsupported here"), "{told}");
     }
 
+    fn outcomes_are_written_to_the_file_that_is_named() {
+        match env::var(INNER).as_deref() {
+            Ok("passes") => return,
+            Ok("falls back") => return testbed::harness::falls_back("walking: no bus"),
+            Ok("unsupported") => testbed::harness::unsupported("no legs"),
+            Ok(_) => panic!("lost"),
+            Err(_) => {}
+        }
+        let results = scratch("results");
+        let runs = ["passes", "falls back", "unsupported", "fails"];
+        for run in runs {
+            let mut command = again("outcomes_are_written_to_the_file_that_is_named");
+            command.env(INNER, run).env(testbed::harness::RESULTS, &results).output().unwrap();
+        }
+        let lines = fs::read_to_string(&results).unwrap();
+        fs::remove_file(&results).unwrap();
+        let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told: Vec<_> = lines.iter().map(|line| (line["outcome"].as_str(), line["why"].as_str())).collect();
+        let end = (None, None);
+        assert_eq!(
+            told,
+            [
+                (Some("passed"), None),
+                end,
+                (Some("fell_back"), Some("walking: no bus")),
+                end,
+                (Some("unsupported"), Some("no legs")),
+                end,
+                (Some("failed"), None),
+                end,
+            ]
+        );
+        assert!(lines.iter().step_by(2).all(|line| line["test"] == "outcomes_are_written_to_the_file_that_is_named"));
+        assert!(lines.iter().skip(1).step_by(2).all(|line| line["ended"] == true));
+    }
+
+    fn tests_can_be_chosen_by_their_names() {
+        let mut command = again("");
+        command.env(testbed::harness::ONLY, "a_quiet_link_is_silent,a_panic_inside_a_host_is_passed_on");
+        let told = text(&command.output().unwrap());
+        assert!(told.contains("2 passed; 0 failed"), "{told}");
+    }
+
     fn a_failing_test_is_shown_with_its_message() -> Result<(), String> {
         match env::var(INNER).as_deref() {
             Ok("panic") => panic!("two is not three"),

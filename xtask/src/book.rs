@@ -18,7 +18,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 
-use crate::{setup, terminal, tools::MDBOOK, workspace::Workspace};
+use crate::{
+    cargo,
+    kernels::{self, Record},
+    setup, terminal,
+    tools::MDBOOK,
+    workspace::Workspace,
+};
 
 /// What to do with the guide.
 #[derive(Args)]
@@ -94,6 +100,7 @@ fn build_and_check(workspace: &Workspace, bless: bool, xtask: &clap::Command) ->
     let mut tally = Tally::default();
     // First, so that the pages are built with what the commands print now.
     console::check(workspace, bless, &mut tally)?;
+    tally.add("kernels", &table_of_kernels(workspace, bless)?);
     tally.add("pages", &pages::check(workspace.root(), xtask)?);
     let complaints = build(workspace)?;
     // What the pages include and is not there was told already, and better.
@@ -106,6 +113,21 @@ fn build_and_check(workspace: &Workspace, bless: bool, xtask: &clap::Command) ->
     }
     println!("The guide is in {}.", book(workspace).join("book/index.html").display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// The tables of kernels are what is recorded, and every feature was seen on every kernel.
+fn table_of_kernels(workspace: &Workspace, bless: bool) -> Result<Checked> {
+    let declared = kernels::read_all(&cargo::packages(workspace)?)?;
+    let record = Record::read(workspace.root())?;
+    if bless {
+        kernels::write(workspace.root(), &record, &declared)?;
+    }
+    let features: usize = declared.iter().map(|package| package.features.len()).sum();
+    let faults = kernels::faults(workspace.root(), &record, &declared).into_iter();
+    Ok(Checked {
+        summary: format!("{features} features that depend on the kernel"),
+        faults: faults.map(|(file, text)| Fault::new(file, 0, text)).collect(),
+    })
 }
 
 /// What was looked at, printed as it comes in.

@@ -14,6 +14,7 @@ mod facts;
 mod fuzz;
 mod inspect;
 mod interrupt;
+mod kernels;
 mod labs;
 mod machine;
 mod privilege;

@@ -1,10 +1,12 @@
 //! `cargo xtask test`: everything that has a verdict. Tests of the host run as the user; tests on the kernel, which
 //! stand in targets named `kernel` (or `kernel_…`), run as root.
 
+mod outcome;
 mod tally;
 
 use std::{
     ffi::OsStr,
+    fs,
     io::{BufRead as _, BufReader, Write, stdout},
     path::PathBuf,
     process::{Command, ExitCode, Stdio},
@@ -13,10 +15,15 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-pub use self::tally::Tally;
+pub use self::{
+    outcome::{Line, Outcome, RESULTS},
+    tally::Tally,
+};
 use crate::{
     cargo::{self, Executable, Package},
-    interrupt, labs,
+    interrupt,
+    kernels::{self, Declared, Outcomes, Record, Shown},
+    labs,
     privilege::Privilege,
     setup, terminal,
     usage::UsageError,
@@ -25,7 +32,7 @@ use crate::{
 };
 
 /// The name of the test targets that need a kernel to load programs into, and root.
-const KERNEL: &str = "kernel";
+pub const KERNEL: &str = "kernel";
 
 /// What to test.
 #[derive(Args)]
@@ -33,14 +40,23 @@ pub struct Options {
     /// Only this lab: its number as in lab01, or the name of its folder.
     lab: Option<String>,
 
-    /// Only the tests on the kernel, in a virtual machine with this one: a series such as 5.10, `newest`, `all` (5.10,
-    /// 6.1, 6.12, 6.18 and the newest), or an image such as ./bzImage. Needs neither root nor hardware virtualization.
+    /// Only the tests on the kernel, in a virtual machine with this one: a series such as 5.10, several with commas
+    /// between them, `newest`, `all` (5.10, 6.1, 6.12, 6.18 and the newest), or an image such as ./bzImage. Needs neither
+    /// root nor hardware virtualization.
     #[arg(long, value_name = "VERSION|all|FILE")]
     kernel: Option<String>,
 
     /// The folder with the modules of the kernel that is given as a file.
     #[arg(long, value_name = "FOLDER", requires = "kernel")]
     modules: Option<PathBuf>,
+
+    /// Take what these kernels can do over into the guide's table of kernels, instead of comparing.
+    #[arg(long, requires = "kernel", conflicts_with_all = ["modules", "filter"])]
+    bless: bool,
+
+    /// Only the tests that show a feature of the table of kernels.
+    #[arg(long, requires = "kernel", conflicts_with = "filter")]
+    features: bool,
 
     /// What the test runners are given: a part of the names of the tests to run, or options such as --nocapture.
     #[arg(last = true, value_name = "FILTER")]
@@ -63,6 +79,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         screen: Box::new(stdout()),
         tally: Tally::default(),
         failures: Vec::new(),
+        outcomes: Outcomes::new(),
     };
     session.run_on_host(&packages)?;
     let kernel_tests: Vec<_> = built
@@ -72,30 +89,78 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         .collect();
     if !kernel_tests.is_empty() {
         session.run_on_kernel(&kernel_tests)?;
+        if options.filter.is_empty() {
+            session.compare_with_the_table_of_kernels(&packages)?;
+        }
     }
     Ok(session.conclude())
 }
 
 /// Runs the tests on the kernel in a virtual machine; those of the host do not depend on the kernel.
 fn run_in_vm(workspace: &Workspace, options: &Options, kernel: &str, packages: &[Package]) -> Result<ExitCode> {
-    let packages: Vec<_> = packages
+    let mut packages: Vec<_> = packages
         .iter()
         .filter(|package| package.has_target("test", KERNEL))
+        .cloned()
         .collect();
     if packages.is_empty() {
         bail!(UsageError("it has no tests on the kernel".into()));
     }
+    let declared = kernels::read_all(&packages)?;
+    if options.features {
+        packages.retain(|package| declared.iter().any(|declared| declared.name == package.name));
+        if packages.is_empty() {
+            bail!(UsageError("no kernels.toml names its features".into()));
+        }
+    }
     let lab = vm::Lab::obtain(workspace, kernel, options.modules.as_deref())?;
     // Optimized, for an emulated processor is slow enough, and a test that waits for a program has only so much patience.
     let mut args = vec!["test", "--no-run", "--release", "--test", KERNEL];
-    args.extend(package_args(packages));
+    args.extend(package_args(&packages));
     let built = cargo::build(workspace, "what is to be tested", &args)?;
     let tests: Vec<_> = built
         .executables
         .iter()
         .filter(|program| is_kernel_test(program))
         .collect();
-    lab.test(workspace, &tests, &built.executables, &options.filter)
+    let what = vm::What {
+        tests: &tests,
+        programs: &built.executables,
+        filter: &options.filter,
+        only: options.features.then_some(&declared),
+    };
+    let mut reports = lab.test(workspace, &what)?;
+    if options.filter.is_empty() && !interrupt::happened() {
+        use_table_of_kernels(workspace, &declared, &mut reports, options.bless)?;
+    }
+    Ok(vm::conclude(&reports, &tests))
+}
+
+/// Compares what the kernels of Debian have shown with the table, or takes it over.
+fn use_table_of_kernels(
+    workspace: &Workspace,
+    declared: &[Declared],
+    reports: &mut [vm::KernelReport],
+    bless: bool,
+) -> Result<()> {
+    let record = Record::read(workspace.root())?;
+    let mut blessed = Vec::new();
+    for report in reports.iter_mut().filter(|report| report.is_of_debian()) {
+        let shown = Shown::by(&report.tests, declared);
+        report.failures.extend(shown.faults.iter().cloned());
+        if !bless {
+            report.failures.extend(shown.differences(&record, &report.name));
+        } else if let Some(release) = report.release.clone() {
+            blessed.push((report.name.clone(), release, shown));
+        }
+    }
+    if bless {
+        // Those of packages that were not tested stay as they are.
+        let all = kernels::read_all(&cargo::packages(workspace)?)?;
+        kernels::bless(workspace.root(), &all, &blessed)?;
+        println!("\nThe table of kernels was written.");
+    }
+    Ok(())
 }
 
 /// The packages to test: the default ones, or those in the lab's folder. None of them is built for BPF.
@@ -138,6 +203,8 @@ struct Session<'a> {
     tally: Tally,
     /// What went wrong, a line each, to be repeated at the end.
     failures: Vec<String>,
+    /// What came of each test on the kernel.
+    outcomes: Outcomes,
 }
 
 impl Session<'_> {
@@ -173,15 +240,40 @@ impl Session<'_> {
                 return Ok(());
             }
         };
+        let results = self.workspace.target().join("kernel-results");
         for program in kernel_tests {
             let what = format!("{} on the kernel", program.package);
             heading(&what);
+            // Made by us, so that it is ours whoever adds to it.
+            fs::write(&results, "").with_context(|| format!("{} cannot be written", results.display()))?;
             let variables = [
                 ("EBPF_KERNEL_TESTS", OsStr::new("1")),
+                (RESULTS, results.as_os_str()),
                 ("CARGO_MANIFEST_DIR", program.folder.as_os_str()),
             ];
             let mut command = privilege.command(&program.path, self.filter, &variables);
             self.run(&what, command.current_dir(&program.folder))?;
+            let lines = fs::read_to_string(&results).unwrap_or_default();
+            for line in lines.lines().filter_map(Line::of) {
+                if let Line::Test { name, outcome, .. } = line {
+                    self.outcomes.insert((program.package.clone(), name), outcome);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_with_the_table_of_kernels(&mut self, packages: &[Package]) -> Result<()> {
+        if interrupt::happened() {
+            return Ok(());
+        }
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let series = release.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
+        let record = Record::read(self.workspace.root())?;
+        let shown = Shown::by(&self.outcomes, &kernels::read_all(packages)?);
+        let contradictions = shown.contradictions(&record, &series);
+        for fault in shown.faults.into_iter().chain(contradictions) {
+            self.fail(fault);
         }
         Ok(())
     }
@@ -316,6 +408,7 @@ mod tests {
             screen: Box::new(std::io::sink()),
             tally: Tally::default(),
             failures: Vec::new(),
+            outcomes: Outcomes::new(),
         };
         session.run("runner", Command::new("sh").args(["-c", script])).unwrap();
         session

@@ -12,12 +12,15 @@ mod report;
 use std::{
     collections::BTreeMap,
     env, fs,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use self::{
     initramfs::Tree,
@@ -25,10 +28,19 @@ use self::{
     message::{JOB, Job, Message, Run},
     modules::Modules,
     qemu::{COMMAND_LINE, End, Limits, Machine, Qemu},
-    report::{KernelReport, Outcome},
+};
+pub use self::{
+    kernel::{ALL as ALL_KERNELS, NEWEST},
+    report::KernelReport,
 };
 use crate::{
-    cargo::Executable, interrupt, machine::find_in_path, terminal, test::Tally, usage::UsageError, workspace::Workspace,
+    cargo::Executable,
+    interrupt,
+    kernels::Declared,
+    machine::find_in_path,
+    terminal,
+    test::{Line, Outcome, Tally},
+    workspace::Workspace,
 };
 
 /// What tests run beside the labs' own programs. One that this machine lacks is not in the guest either, and the tests
@@ -45,44 +57,54 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Finds what is needed, and downloads what is missing. `kernel` is a series, `all`, or a file, whose modules lie in
-    /// `modules`.
-    pub fn obtain(workspace: &Workspace, kernel: &str, modules: Option<&Path>) -> Result<Self> {
-        if modules.is_some() && !kernel::is_image(kernel) {
-            bail!(UsageError(format!(
-                "--modules goes with a kernel that is a file; those of {kernel} come with it"
-            )));
-        }
-        let kernels = if kernel::is_image(kernel) {
-            vec![Kernel::given(Path::new(kernel), modules)?]
-        } else {
-            let all: &[&str] = if kernel == "all" { &kernel::ALL } else { &[kernel] };
-            let obtain = |series: &&str| Kernel::of_series(workspace, series);
-            all.iter().map(obtain).collect::<Result<_>>()?
-        };
+    /// Finds what is needed, and downloads what is missing. `kernels` are series with commas between them, `all`, or a
+    /// file, whose modules lie in `modules`.
+    pub fn obtain(workspace: &Workspace, kernels: &str, modules: Option<&Path>) -> Result<Self> {
+        let kernels = kernel::Choice::of(kernels, modules)?.obtain(workspace)?;
         let qemu = Qemu::obtain(workspace)?;
         Ok(Self { qemu, kernels })
     }
 
-    /// Runs kernel tests; `programs` are the labs' own, among others.
-    pub fn test(
-        &self,
-        workspace: &Workspace,
-        tests: &[&Executable],
-        programs: &[Executable],
-        filter: &[String],
-    ) -> Result<ExitCode> {
-        let guest = Guest::of(workspace, tests, programs, filter)?;
+    /// Runs kernel tests on each kernel, on several of them at the same time where this machine has the processors.
+    pub fn test(&self, workspace: &Workspace, what: &What) -> Result<Vec<KernelReport>> {
+        let guest = Guest::of(workspace, what)?;
         interrupt::note_only();
-        let mut reports = Vec::new();
-        for kernel in &self.kernels {
-            if interrupt::happened() {
-                break;
+        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let at_once = processors.min(self.kernels.len());
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut reports = Vec::new();
+            while let Some(kernel) = self.kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if !interrupt::happened() {
+                    reports.push(guest.run(workspace, &self.qemu, kernel, at_once == 1)?);
+                }
             }
-            reports.push(guest.run(workspace, &self.qemu, kernel)?);
-        }
-        Ok(conclude(&reports, tests))
+            Ok(reports)
+        };
+        let reports: Result<Vec<Vec<KernelReport>>> = thread::scope(|scope| {
+            let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+            let reports = workers
+                .into_iter()
+                .map(|worker| worker.join().expect("no worker panics"));
+            reports.collect()
+        });
+        let mut reports: Vec<_> = reports?.into_iter().flatten().collect();
+        let place = |report: &KernelReport| self.kernels.iter().position(|kernel| kernel.name == report.name);
+        reports.sort_by_key(place);
+        Ok(reports)
     }
+}
+
+/// What to run in the guests.
+pub struct What<'a> {
+    /// The test programs.
+    pub tests: &'a [&'a Executable],
+    /// The labs' own programs, among others.
+    pub programs: &'a [Executable],
+    /// What the test programs are given as arguments.
+    pub filter: &'a [String],
+    /// Only the tests that show one of these features.
+    pub only: Option<&'a Vec<Declared>>,
 }
 
 /// Downloads QEMU where this machine has none, and the kernels of `all` where there are none or newer ones.
@@ -101,7 +123,7 @@ struct Guest {
 }
 
 impl Guest {
-    fn of(workspace: &Workspace, tests: &[&Executable], programs: &[Executable], filter: &[String]) -> Result<Self> {
+    fn of(workspace: &Workspace, what: &What) -> Result<Self> {
         let folder = scratch(workspace)?;
         let stripped = |program: &Path| initramfs::stripped(program, &folder);
         let mut tree = Tree::default();
@@ -112,24 +134,27 @@ impl Guest {
         for tool in TOOLS.iter().filter_map(|tool| find_in_path(tool, guest::PATH.as_ref())) {
             tree.program(&tool, initramfs::contents)?;
         }
-        for test in tests {
+        for test in what.tests {
             tree.program(&test.path, stripped)?;
             // A test knows the lab's own program by the path that cargo gave it.
-            for program in programs.iter().filter(|program| is_own_program(program, test)) {
+            for program in what.programs.iter().filter(|program| is_own_program(program, test)) {
                 tree.program(&program.path, stripped)?;
             }
             tree.folder(&test.folder);
         }
         Ok(Self {
             programs: tree.archive(),
-            runs: tests
+            runs: what
+                .tests
                 .iter()
-                .map(|test| (test.package.clone(), run_of(test, filter)))
+                .map(|test| (test.package.clone(), run_of(test, what)))
                 .collect(),
         })
     }
 
-    fn run(&self, workspace: &Workspace, qemu: &Qemu, kernel: &Kernel) -> Result<KernelReport> {
+    /// Runs the tests on one kernel. `live` shows what they print at once, and not only when all have ended, which would
+    /// be a muddle were there other kernels at the same time.
+    fn run(&self, workspace: &Workspace, qemu: &Qemu, kernel: &Kernel, live: bool) -> Result<KernelReport> {
         let files = Files::of(&scratch(workspace)?, &kernel.name);
         let modules = match &kernel.modules {
             Some(folder) => Modules::in_folder(folder)?,
@@ -150,12 +175,16 @@ impl Guest {
             command_line: COMMAND_LINE,
         };
         let started = Instant::now();
-        let mut listener = Listener::new(&kernel.name, self.runs.iter().map(|(package, _)| package.as_str()));
+        let packages = self.runs.iter().map(|(package, _)| package.as_str());
+        let mut listener = Listener::new(&kernel.name, packages, live);
         let end = qemu::boot(qemu, &machine, &files.console, Limits::USUAL, |message| {
             listener.hear(message);
         })?;
-        let mut report = listener.finish(end);
-        println!("{} in {:.0} s", report.tally(), started.elapsed().as_secs_f64());
+        fs::write(&files.results, listener.results.concat())
+            .with_context(|| format!("{} cannot be written", files.results.display()))?;
+        let (mut report, kept) = listener.finish(end);
+        let seconds = started.elapsed().as_secs_f64();
+        println!("{kept}Linux {}: {} in {seconds:.0} s", report.name, report.tally());
         if interrupt::happened() {
             report.failures.clear();
         }
@@ -193,7 +222,7 @@ fn is_own_program(program: &Executable, test: &Executable) -> bool {
     program.package == test.package && program.kind == "bin" && program.path.ends_with(&program.target)
 }
 
-fn run_of(test: &Executable, filter: &[String]) -> Run {
+fn run_of(test: &Executable, what: &What) -> Run {
     let mut variables = vec![
         ("EBPF_KERNEL_TESTS".to_owned(), "1".to_owned()),
         ("CARGO_MANIFEST_DIR".to_owned(), test.folder.display().to_string()),
@@ -201,10 +230,19 @@ fn run_of(test: &Executable, filter: &[String]) -> Run {
     for name in ["RUST_LOG", "RUST_BACKTRACE"] {
         variables.extend(env::var(name).ok().map(|value| (name.to_owned(), value)));
     }
+    if let Some(declared) = what.only {
+        let of_package = declared.iter().filter(|declared| declared.name == test.package);
+        let tests: Vec<_> = of_package
+            .flat_map(|declared| &declared.features)
+            .flat_map(|feature| &feature.tests)
+            .map(String::as_str)
+            .collect();
+        variables.push(("EBPF_KERNEL_ONLY".to_owned(), tests.join(",")));
+    }
     Run {
         program: test.path.clone(),
         folder: test.folder.clone(),
-        args: filter.to_vec(),
+        args: what.filter.to_vec(),
         variables,
     }
 }
@@ -213,6 +251,8 @@ fn run_of(test: &Executable, filter: &[String]) -> Run {
 struct Files {
     initramfs: PathBuf,
     console: PathBuf,
+    /// What came of each test and how long it took, a line each.
+    results: PathBuf,
 }
 
 impl Files {
@@ -222,11 +262,12 @@ impl Files {
             // Several runs may go on at the same time.
             initramfs: folder.join(format!("{name}-{}.cpio", std::process::id())),
             console: folder.join(format!("{name}.console")),
+            results: folder.join(format!("{name}.results")),
         }
     }
 }
 
-/// The console is of use afterwards; the archive is big and made again each time.
+/// The console and the results are of use afterwards; the archive is big and made again each time.
 impl Drop for Files {
     fn drop(&mut self) {
         fs::remove_file(&self.initramfs).ok();
@@ -240,14 +281,20 @@ struct Listener<'a> {
     packages: Vec<&'a str>,
     /// How many outcomes of the running package there are.
     counted: usize,
-    /// Whether the runner's last line, with its counts, has come.
-    summed: bool,
+    /// Whether its runner has come to its end.
+    ended: bool,
     /// The modules that the kernel has refused, by its reason.
     refused: BTreeMap<String, Vec<String>>,
+    /// Whether to show what is said at once.
+    live: bool,
+    /// What is to be shown in the end.
+    kept: String,
+    /// The lines of the runners' results.
+    results: Vec<String>,
 }
 
 impl<'a> Listener<'a> {
-    fn new(kernel: &str, packages: impl Iterator<Item = &'a str>) -> Self {
+    fn new(kernel: &str, packages: impl Iterator<Item = &'a str>, live: bool) -> Self {
         Self {
             report: KernelReport {
                 name: kernel.to_owned(),
@@ -255,32 +302,50 @@ impl<'a> Listener<'a> {
             },
             packages: packages.collect(),
             counted: 0,
-            summed: false,
+            ended: false,
             refused: BTreeMap::new(),
+            live,
+            kept: String::new(),
+            results: Vec::new(),
+        }
+    }
+
+    fn show(&mut self, line: &str) {
+        if self.live {
+            println!("{line}");
+        } else {
+            self.kept.extend([line, "\n"]);
         }
     }
 
     fn hear(&mut self, message: Message) {
-        let style = terminal::stdout();
         match message {
             Message::Booted { release, version } => {
-                println!("\n{}", style.bold(&format!("══ Linux {release} ({version})")));
+                let heading = format!("══ Linux {release} ({version})");
+                self.show(&format!("\n{}", terminal::stdout().bold(&heading)));
                 self.report.release = Some(release);
                 self.announce();
             }
             Message::ModuleRefused { name, error } => self.refused.entry(error).or_default().push(name),
-            Message::Result(line) => {
-                if let Some((test, outcome)) = Outcome::of_line(&line) {
-                    let package = self.packages.first().copied().unwrap_or_default().to_owned();
-                    self.report.tests.insert((package, test), outcome);
-                    self.counted += 1;
-                }
-                self.summed |= line.starts_with("test result: ");
-                println!("{line}");
-            }
-            Message::Output(line) => println!("{line}"),
+            Message::Result(line) => self.result(&line),
+            Message::Output(line) => self.show(&line),
             Message::Ended { failure } => self.ended(failure),
             Message::Done => {}
+        }
+    }
+
+    fn result(&mut self, line: &str) {
+        let package = self.packages.first().copied().unwrap_or_default().to_owned();
+        self.results.push(format!("{package} {line}\n"));
+        match Line::of(line) {
+            Some(Line::Test { name, outcome, .. }) => {
+                self.report.tests.insert((package, name), outcome);
+                self.counted += 1;
+            }
+            Some(Line::Ended) => self.ended = true,
+            None => self.fail(format!(
+                "{package}: its runner has written a line that is no result: {line}"
+            )),
         }
     }
 
@@ -293,28 +358,29 @@ impl<'a> Listener<'a> {
         self.packages.remove(0);
         let failed = |((of, _), outcome): (&(String, String), &Outcome)| *of == package && *outcome == Outcome::Failed;
         match failure {
-            Some(failure) if !self.summed || !self.report.tests.iter().any(failed) => {
+            Some(failure) if !self.ended || !self.report.tests.iter().any(failed) => {
                 self.fail(format!("{package}: {failure}"));
             }
             None if self.counted == 0 => self.fail(format!("{package}: ended without having tested anything")),
             _ => {}
         }
-        (self.counted, self.summed) = (0, false);
+        (self.counted, self.ended) = (0, false);
         self.announce();
     }
 
-    fn announce(&self) {
+    fn announce(&mut self) {
         if let Some(package) = self.packages.first() {
-            println!("\n{}", terminal::stdout().bold(&format!("── {package}")));
+            self.show(&format!("\n{}", terminal::stdout().bold(&format!("── {package}"))));
         }
     }
 
     fn fail(&mut self, why: String) {
-        println!("{} {why}", terminal::stdout().red("✗"));
+        self.show(&format!("{} {why}", terminal::stdout().red("✗")));
         self.report.failures.push(why);
     }
 
-    fn finish(mut self, end: End) -> KernelReport {
+    /// The report, and what has not been shown yet.
+    fn finish(mut self, end: End) -> (KernelReport, String) {
         for (error, modules) in std::mem::take(&mut self.refused) {
             let modules = modules.join(", ");
             self.fail(format!(
@@ -334,19 +400,19 @@ impl<'a> Listener<'a> {
                     (Some(_), Some(package)) => format!("during the tests of {package}"),
                     (Some(_), None) => "at the end".to_owned(),
                 };
-                println!("\nthe last lines of the console:");
+                self.show("\nthe last lines of the console:");
                 for line in console {
-                    println!("  {line}");
+                    self.show(&format!("  {line}"));
                 }
                 self.fail(format!("the guest was lost {during}: {why}"));
             }
         }
-        self.report
+        (self.report, self.kept)
     }
 }
 
 /// Repeats at the end what is not as it should be; the last line counts, as after a run on this machine's kernel.
-fn conclude(reports: &[KernelReport], tests: &[&Executable]) -> ExitCode {
+pub fn conclude(reports: &[KernelReport], tests: &[&Executable]) -> ExitCode {
     let style = terminal::stdout();
     let packages: Vec<_> = tests.iter().map(|test| test.package.clone()).collect();
     println!("\n{}", report::table(reports, &packages));
@@ -375,15 +441,19 @@ mod tests {
 
     /// The failures beside the tests that come of what a guest with these packages says.
     fn failures(packages: &[&str], messages: Vec<Message>, end: End) -> Vec<String> {
-        let mut listener = Listener::new("5.10", packages.iter().copied());
+        let mut listener = Listener::new("5.10", packages.iter().copied(), false);
         for message in messages {
             listener.hear(message);
         }
-        listener.finish(end).failures
+        listener.finish(end).0.failures
     }
 
-    fn result(line: &str) -> Message {
-        Message::Result(line.into())
+    fn result(outcome: &str) -> Message {
+        Message::Result(format!(r#"{{"test":"a","outcome":"{outcome}","seconds":1}}"#))
+    }
+
+    fn all_results() -> Message {
+        Message::Result(r#"{"ended":true}"#.into())
     }
 
     fn ended(failure: Option<&str>) -> Message {
@@ -395,17 +465,13 @@ mod tests {
 
     #[test]
     fn a_runner_that_failed_with_its_tests_is_no_further_failure() {
-        let messages = vec![
-            result("test a ... FAILED"),
-            result("test result: FAILED. 0 passed; 1 failed; 0 ignored;"),
-            ended(FAILED),
-        ];
+        let messages = vec![result("failed"), all_results(), ended(FAILED)];
         assert!(failures(&["lab01"], messages, End::Done).is_empty());
     }
 
     #[test]
     fn a_runner_that_crashed_is_a_failure_though_a_test_had_failed_before() {
-        let messages = vec![result("test a ... FAILED"), ended(FAILED)];
+        let messages = vec![result("failed"), ended(FAILED)];
         let expected = ["lab01: the runner ended with exit status 101"];
         assert_eq!(failures(&["lab01"], messages, End::Done), expected);
     }
@@ -429,7 +495,7 @@ mod tests {
         let told = |packages: &[&str], messages| failures(packages, messages, lost()).concat();
         assert!(told(&["lab01"], vec![]).contains("while booting"));
         assert!(told(&["lab01"], vec![booted()]).contains("during the tests of lab01"));
-        let tested = vec![booted(), result("test a ... ok"), ended(None)];
+        let tested = vec![booted(), result("passed"), ended(None)];
         assert!(told(&["lab01"], tested).contains("at the end: it was silent"));
     }
 
@@ -439,7 +505,7 @@ mod tests {
             name: name.into(),
             error: "Exec format error".into(),
         };
-        let messages = vec![refused("veth"), refused("tun"), result("test a ... ok"), ended(None)];
+        let messages = vec![refused("veth"), refused("tun"), result("passed"), ended(None)];
         let failures = failures(&["lab01"], messages, End::Done);
         assert_eq!(failures.len(), 1);
         assert!(failures[0].ends_with("another kernel: veth, tun"), "{failures:?}");

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::message::{JOB, Job, Message, Module, Run};
+use crate::test::RESULTS;
 
 const LINE_TO_THE_HOST: &str = "/dev/ttyS1";
 
@@ -80,11 +81,11 @@ fn test(run: &Run, host: &Host) -> Result<Option<String>> {
     let mut command = Command::new(&run.program);
     command
         .args(&run.args)
-        // The list of results apart from what the tests print, which would break its lines.
-        .args(["--color", "never", "--logfile"])
-        .arg(format!("/proc/1/fd/{}", write_results.as_raw_fd()))
+        .args(["--color", "never"])
         .current_dir(&run.folder)
         .env_clear()
+        // Apart from what the tests print, which may break into a line.
+        .env(RESULTS, format!("/proc/1/fd/{}", write_results.as_raw_fd()))
         .env("PATH", PATH)
         .env("HOME", "/root")
         .envs(run.variables.iter().map(|(name, value)| (name, value)))

@@ -18,7 +18,7 @@ use crate::{
 pub const ALL: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", NEWEST];
 
 /// The newest kernel that Debian has.
-const NEWEST: &str = "newest";
+pub const NEWEST: &str = "newest";
 
 /// Where new kernels go, and stay for a while.
 const RECENT: Suite = Suite::main("trixie-backports");
@@ -89,6 +89,59 @@ impl Kernel {
             image: images.into_iter().find(|image| image.is_file())?,
             modules: Some(modules),
         })
+    }
+}
+
+/// Which kernels the user wants.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Choice<'a> {
+    /// Debian's, of these series.
+    Series(Vec<&'a str>),
+    /// The user's own: an image, and the folder of its modules.
+    Image(&'a Path, Option<&'a Path>),
+}
+
+impl<'a> Choice<'a> {
+    /// Understands `5.10`, `5.10,6.1`, `newest`, `all`, or the path of an image.
+    pub fn of(text: &'a str, modules: Option<&'a Path>) -> Result<Self> {
+        let names: Vec<_> = if text.contains('/') {
+            vec![text]
+        } else {
+            text.split(',').map(str::trim).collect()
+        };
+        match (names.as_slice(), names.iter().find(|name| is_image(name)), modules) {
+            ([image], Some(_), modules) => Ok(Self::Image(Path::new(*image), modules)),
+            (_, Some(image), _) => bail!(UsageError(format!(
+                "{image:?} is no series of kernels such as 5.10; an image of a kernel has to stand alone"
+            ))),
+            (_, None, Some(_)) => bail!(UsageError(format!(
+                "--modules goes with a kernel that is a file; those of {text} come with it"
+            ))),
+            (["all"], None, None) => Ok(Self::Series(ALL.to_vec())),
+            (names, None, None) => {
+                if names.contains(&"all") {
+                    bail!(UsageError("`all` stands alone".into()));
+                }
+                let mut series: Vec<&str> = Vec::new();
+                for name in names {
+                    if !series.contains(name) {
+                        series.push(name);
+                    }
+                }
+                Ok(Self::Series(series))
+            }
+        }
+    }
+
+    /// Finds them; downloads what is missing.
+    pub fn obtain(&self, workspace: &Workspace) -> Result<Vec<Kernel>> {
+        match self {
+            Self::Series(series) => series
+                .iter()
+                .map(|series| Kernel::of_series(workspace, series))
+                .collect(),
+            Self::Image(image, modules) => Ok(vec![Kernel::given(image, *modules)?]),
+        }
     }
 }
 
@@ -298,6 +351,29 @@ mod tests {
             "5.10.1",
         ] {
             assert!(is_image(image), "{image}");
+        }
+    }
+
+    #[test]
+    fn kernels_are_chosen_by_series_or_by_an_image_that_stands_alone() {
+        let series = |text| match Choice::of(text, None).unwrap() {
+            Choice::Series(series) => series,
+            Choice::Image(..) => panic!("{text} is no image"),
+        };
+        assert_eq!(series("5.10"), ["5.10"]);
+        assert_eq!(series("6.18, 5.10,newest,5.10"), ["6.18", "5.10", NEWEST]);
+        assert_eq!(series("all"), ALL);
+        let modules = Some(Path::new("/m"));
+        let image = Choice::Image(Path::new("./a,b"), modules);
+        assert_eq!(Choice::of("./a,b", modules).unwrap(), image);
+        for (text, modules, cause) in [
+            ("5.10", modules, "--modules goes with a kernel that is a file"),
+            ("5.10,all", None, "`all` stands alone"),
+            ("5.10,bzImage", None, "an image of a kernel has to stand alone"),
+            ("5.10,", None, "\"\" is no series of kernels"),
+        ] {
+            let error = Choice::of(text, modules).unwrap_err();
+            assert!(error.is::<UsageError>() && error.to_string().contains(cause), "{error}");
         }
     }
 

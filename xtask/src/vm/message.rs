@@ -48,7 +48,7 @@ pub enum Message {
     Booted { release: String, version: String },
     /// The kernel has refused a module.
     ModuleRefused { name: String, error: String },
-    /// A line that the test runner has written to its list of results.
+    /// A line that the test runner has written to its file of results.
     Result(String),
     /// A line that the tests have written to standard output or standard error.
     Output(String),

@@ -2,35 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::test::Tally;
-
-/// How a test has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// As it should.
-    Passed,
-    /// Not as it should.
-    Failed,
-    /// Not run, for this reason.
-    Unsupported(String),
-}
-
-impl Outcome {
-    /// Reads a line of a test runner's list: `test NAME ... ok`, `… FAILED`, `… ignored (REASON)`.
-    pub fn of_line(line: &str) -> Option<(String, Self)> {
-        let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
-        let outcome = match outcome.trim_end() {
-            "ok" => Self::Passed,
-            "FAILED" => Self::Failed,
-            "ignored" => Self::Unsupported("no reason was given".into()),
-            other => {
-                let reason = other.strip_prefix("ignored (")?.strip_suffix(')')?;
-                Self::Unsupported(reason.trim_start_matches("unsupported: ").into())
-            }
-        };
-        Some((name.trim().to_owned(), outcome))
-    }
-}
+use super::kernel;
+use crate::{
+    kernels::Outcomes,
+    test::{Outcome, Tally},
+};
 
 /// What came of one kernel.
 #[derive(Debug, Default)]
@@ -40,12 +16,17 @@ pub struct KernelReport {
     /// The release that it says it is, once it was up.
     pub release: Option<String>,
     /// The outcomes by package and test.
-    pub tests: BTreeMap<(String, String), Outcome>,
+    pub tests: Outcomes,
     /// What went wrong beside the tests, a line each.
     pub failures: Vec<String>,
 }
 
 impl KernelReport {
+    /// Whether it is a kernel of Debian, not one given as a file.
+    pub fn is_of_debian(&self) -> bool {
+        !kernel::is_image(&self.name)
+    }
+
     /// How many tests passed, failed and were skipped; what went wrong beside them counts as failed.
     pub fn tally(&self) -> Tally {
         let mut tally = Tally {
@@ -54,7 +35,7 @@ impl KernelReport {
         };
         for outcome in self.tests.values() {
             match outcome {
-                Outcome::Passed => tally.passed += 1,
+                Outcome::Passed | Outcome::FellBack(_) => tally.passed += 1,
                 Outcome::Failed => tally.failed += 1,
                 Outcome::Unsupported(_) => tally.skipped += 1,
             }
@@ -76,9 +57,9 @@ impl KernelReport {
     fn cell(&self, package: &str) -> String {
         let of_package = || self.tests.iter().filter(|((of, _), _)| of == package);
         let count = |wanted: fn(&Outcome) -> bool| of_package().filter(|(_, outcome)| wanted(outcome)).count();
-        let passed = count(|outcome| *outcome == Outcome::Passed);
         let failed = count(|outcome| *outcome == Outcome::Failed);
-        let unsupported = of_package().count() - passed - failed;
+        let unsupported = count(|outcome| matches!(outcome, Outcome::Unsupported(_)));
+        let passed = of_package().count() - failed - unsupported;
         if passed + failed + unsupported == 0 {
             return "not run".into();
         }
@@ -116,13 +97,14 @@ pub fn table(kernels: &[KernelReport], packages: &[String]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// The tests that failed or are unsupported somewhere, each reason once, with the kernels that it holds on.
+/// The tests that failed, fell back or are unsupported somewhere, each reason once, with the kernels that it holds on.
 pub fn remarks(kernels: &[KernelReport]) -> Vec<(bool, String)> {
     let mut by_remark: BTreeMap<(bool, String), Vec<&str>> = BTreeMap::new();
     for kernel in kernels {
         for ((package, test), outcome) in &kernel.tests {
             let remark = match outcome {
                 Outcome::Passed => continue,
+                Outcome::FellBack(what) => (false, format!("{package}: {test} falls back to {what}")),
                 Outcome::Failed => (true, format!("{package}: {test} failed")),
                 Outcome::Unsupported(reason) => (false, format!("{package}: {test} is unsupported: {reason}")),
             };
@@ -150,33 +132,6 @@ mod tests {
             name: name.into(),
             tests: tests.collect(),
             ..KernelReport::default()
-        }
-    }
-
-    #[test]
-    fn each_outcome_is_read_from_its_line() {
-        let of_line = |line: &str| Outcome::of_line(line).unwrap();
-        assert_eq!(
-            of_line("test it_counts    ... ok"),
-            ("it_counts".into(), Outcome::Passed)
-        );
-        assert_eq!(
-            of_line("test it_counts ... FAILED"),
-            ("it_counts".into(), Outcome::Failed)
-        );
-        let unsupported = of_line("test it_counts ... ignored (unsupported: no TCX (6.6+))");
-        assert_eq!(unsupported.1, Outcome::Unsupported("no TCX (6.6+)".into()));
-    }
-
-    #[test]
-    fn a_test_without_outcome_or_another_line_is_none() {
-        for line in [
-            "test it_counts ... ",
-            "running 3 tests",
-            "test result: ok. 3 passed; 0 failed",
-            "",
-        ] {
-            assert_eq!(Outcome::of_line(line), None, "{line}");
         }
     }
 

@@ -205,7 +205,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// A program that does no more than one look-up, and the spread of sources that it meets.
+/// A program that does no more than one look-up, or one other thing, and the spread of sources that it meets.
 struct Compared {
     name: String,
     lookup: Lookup,
@@ -213,14 +213,17 @@ struct Compared {
     frame: Vec<u8>,
 }
 
-/// The kinds of table side by side, with the same entries.
+/// Single things to do side by side, and the kinds of table with the same entries.
 fn compared() -> Result<Vec<Compared>> {
-    let mut all = vec![Compared::new(
-        "parsing alone".into(),
-        Kind::None,
-        &[],
-        &addresses_v4(1000),
-    )?];
+    let mut all = Vec::new();
+    for (kind, name) in [
+        (Kind::Parse, "parsing alone"),
+        (Kind::Call, "a call"),
+        (Kind::Clock, "the clock"),
+        (Kind::Lock, "a lock, taken and given back"),
+    ] {
+        all.push(Compared::new(name.into(), kind, &[], &addresses_v4(1000))?);
+    }
     for (count, told) in [(10, "10"), (1_000, "1,000"), (100_000, "100,000")] {
         let prefixes = prefixes_v4(count);
         let inside = inside_v4(&prefixes);
@@ -253,7 +256,7 @@ impl Compared {
     fn new(name: String, kind: Kind, prefixes: &[Prefix], sources: &[[u8; 4]]) -> Result<Self> {
         let lookup = Lookup::prepare(kind, prefixes)?;
         // What finds nothing is fast: each has to drop what is listed, and that only.
-        for (source, is_listed) in [(sources[sources.len() - 1], kind != Kind::None), (OUTSIDE, false)] {
+        for (source, is_listed) in [(sources[sources.len() - 1], kind.has_table()), (OUTSIDE, false)] {
             let verdict = test_run(lookup.program(), TestRun::once(&frame_v4(source)))?.retval;
             // XDP_DROP and XDP_PASS of linux/bpf.h.
             let expected = if is_listed { 1 } else { 2 };

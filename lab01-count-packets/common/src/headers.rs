@@ -127,37 +127,39 @@ pub struct Headers {
 
 /// An IPv4 or IPv6 address; which of them it is stands beside it ([`Headers::ip_version`]).
 ///
-/// Kept as words whose bytes are in the order of the wire, so that a program moves it by words.
+/// Kept as two words whose bytes are in the order of the wire, so that a program moves it by words: what is stored by
+/// one word and read by another, of another size, makes the processor wait for the store.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Address([u32; 4]);
+pub struct Address([u64; 2]);
 
 impl Address {
-    /// An IPv4 address: the first word, the others are 0.
+    /// An IPv4 address: the first four bytes, the others are 0.
     #[inline(always)]
-    pub const fn from_ipv4(octets: [u8; 4]) -> Self {
-        Self([u32::from_ne_bytes(octets), 0, 0, 0])
+    pub const fn from_ipv4([a, b, c, d]: [u8; 4]) -> Self {
+        Self([u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]), 0])
     }
 
     /// An IPv6 address.
     #[inline(always)]
     pub const fn from_ipv6(octets: [u8; 16]) -> Self {
         // SAFETY: both are sixteen bytes of integers.
-        Self(unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(octets) })
+        Self(unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(octets) })
     }
 
     /// The octets of an IPv4 address, in the order of the wire.
     #[inline(always)]
     pub const fn ipv4(&self) -> [u8; 4] {
-        let [word, ..] = self.0;
-        word.to_ne_bytes()
+        let [first, _] = self.0;
+        let [a, b, c, d, ..] = first.to_ne_bytes();
+        [a, b, c, d]
     }
 
     /// The octets of an IPv6 address, in the order of the wire.
     #[inline(always)]
     pub const fn ipv6(&self) -> [u8; 16] {
         // SAFETY: both are sixteen bytes of integers.
-        unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(self.0) }
+        unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(self.0) }
     }
 }
 

@@ -92,7 +92,14 @@ pub unsafe fn load<H: Header>(start: usize) -> H {
     let mut header = MaybeUninit::<H>::uninit();
     let to = header.as_mut_ptr().cast::<u8>();
     let mut copied = 0;
-    while copied + 4 <= size_of::<H>() {
+    while copied + 8 <= size_of::<H>() {
+        // SAFETY: the word lies inside the header, and see above on the alignment.
+        let word = unsafe { *((start + copied) as *const u64) };
+        // SAFETY: as many bytes as were read, at the same place.
+        unsafe { to.add(copied).cast::<u64>().write_unaligned(word) };
+        copied += 8;
+    }
+    if copied + 4 <= size_of::<H>() {
         // SAFETY: the word lies inside the header, and see above on the alignment.
         let word = unsafe { *((start + copied) as *const u32) };
         // SAFETY: as many bytes as were read, at the same place.

@@ -1,4 +1,5 @@
-//! The same addresses in four kinds of table, and a program for each that looks an address up once.
+//! The same addresses in four kinds of table, and a program for each that looks an address up once; beside them programs
+//! that look nothing up and do one other thing.
 
 use std::{
     net::Ipv4Addr,
@@ -21,41 +22,55 @@ use lab02_xdp_firewall_common::{
 /// The eBPF object of `ebpf/src/bin/lookups.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab02-lookups"));
 
-/// A kind of table, by the name of the program that looks into it.
+/// What a program does beside parsing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// None: what parsing alone costs.
-    None,
-    /// The kernel's `LPM_TRIE`.
+    /// Nothing.
+    Parse,
+    /// Calls a function of its own.
+    Call,
+    /// Reads the clock.
+    Clock,
+    /// Takes a lock and gives it back.
+    Lock,
+    /// Looks into the kernel's `LPM_TRIE`.
     LpmTrie,
-    /// The tree of intervals.
+    /// Looks into the tree of intervals.
     Tree,
-    /// The kernel's `HASH`.
+    /// Looks into the kernel's `HASH`.
     Hash,
-    /// The table of single addresses.
+    /// Looks into the table of single addresses.
     Exact,
 }
 
 impl Kind {
     fn program(self) -> &'static str {
         match self {
-            Self::None => "parse",
+            Self::Parse => "parse",
+            Self::Call => "call",
+            Self::Clock => "clock",
+            Self::Lock => "lock",
             Self::LpmTrie => "lpm_trie",
             Self::Tree => "tree",
             Self::Hash => "hash",
             Self::Exact => "exact",
         }
     }
+
+    /// Whether it looks into a table, and so drops what is listed there.
+    pub fn has_table(self) -> bool {
+        matches!(self, Self::LpmTrie | Self::Tree | Self::Hash | Self::Exact)
+    }
 }
 
-/// A program whose table is filled.
+/// A program whose table, if it has one, is filled.
 pub struct Lookup {
     ebpf: Ebpf,
     program: &'static str,
 }
 
 impl Lookup {
-    /// Looks into a table of this kind that holds `prefixes`, which are single addresses for `Hash` and `Exact`.
+    /// Of this kind, with `prefixes` in its table if it has one; for `Hash` and `Exact` these are single addresses.
     pub fn prepare(kind: Kind, prefixes: &[Prefix]) -> Result<Self> {
         let mut content = Content::default();
         let block = content.add(prefixes, 1);
@@ -76,7 +91,7 @@ impl Lookup {
             std::net::IpAddr::V6(_) => None,
         });
         match kind {
-            Kind::None => {}
+            Kind::Parse | Kind::Call | Kind::Clock | Kind::Lock => {}
             Kind::LpmTrie => fill_trie(&mut take(&mut ebpf, "PREFIXES")?, addresses)?,
             Kind::Hash => fill_hash(&mut take(&mut ebpf, "ADDRESSES")?, addresses)?,
             Kind::Tree | Kind::Exact => {

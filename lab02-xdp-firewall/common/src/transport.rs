@@ -334,13 +334,16 @@ fn behind_extensions<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Resul
     let mut protocol = headers.protocol;
     let mut offset = headers.payload_offset;
     let end = headers.payload_end();
-    let mut fragment = None;
+    // All zeroes, a fragment header says what its absence says: here is all of it. Of an `Option` the compiler may copy
+    // bytes that were never set, see `Headers`.
+    let mut fragment = [0; 8];
+    let mut is_fragmented = false;
     for position in 0..=MAX_EXTENSION_HEADERS {
         let unit = EXTENSION_UNIT[usize::from(protocol)];
         if unit == NO_EXTENSION {
             break;
         }
-        if position == MAX_EXTENSION_HEADERS || protocol == FRAGMENT && fragment.is_some() {
+        if position == MAX_EXTENSION_HEADERS || protocol == FRAGMENT && is_fragmented {
             return Err(Malformed::TooManyExtensions);
         }
         if protocol == HOP_BY_HOP && position > 0 {
@@ -356,21 +359,14 @@ fn behind_extensions<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Resul
             return Err(Malformed::ExtensionTruncated);
         }
         if is_fragment {
-            fragment = Some(header);
+            is_fragmented = true;
+            fragment = header;
             if fragment_offset(header) != 0 {
                 // What follows is the middle of something.
                 break;
             }
         }
     }
-    let Some(fragment) = fragment else {
-        return Ok(Upper {
-            protocol,
-            offset,
-            part: Part::Whole,
-            fragment_id: 0,
-        });
-    };
     // ANCHOR_END: extensions
     let [_, _, _, flags, id @ ..] = fragment;
     let more = u16::from(flags) & IPV6_MORE_FRAGMENTS != 0;

@@ -98,6 +98,7 @@ const LOG_EVERY: u64 = 1 << 16;
 // ANCHOR: entry
 /// Decides about the frame, counts it, and drops it or lets it pass.
 #[xdp]
+#[inline(always)]
 pub fn firewall(ctx: XdpContext) -> u32 {
     let (Some(config), Some(inspection)) = (active_config(), INSPECTION.get_ptr_mut(0)) else {
         return xdp_action::XDP_PASS;
@@ -118,7 +119,7 @@ fn active_config() -> Option<&'static Config> {
 
 // ANCHOR: account
 /// Counts and logs what was decided, and returns it as XDP's verdict.
-#[inline(never)]
+#[inline(always)]
 fn account(ctx: &XdpContext, inspection: &Inspection, bytes: u64) -> u32 {
     let reason = inspection.reason();
     let count = count_at(&FRAMES_BY_REASON, reason.index(), bytes);
@@ -126,35 +127,40 @@ fn account(ctx: &XdpContext, inspection: &Inspection, bytes: u64) -> u32 {
         // SAFETY: the value is this CPU's own.
         unsafe { *lookups += u64::from(inspection.lookups()) };
     }
-    let malformed = inspection.malformed();
-    if let Some(malformed) = malformed {
+    if let Some(malformed) = inspection.malformed() {
         count_at(&FRAMES_MALFORMED, malformed.index(), bytes);
     }
     if reason.verdict() == Verdict::Pass {
         return xdp_action::XDP_PASS;
     }
     if count & (LOG_EVERY - 1) == 1 {
-        if let Some(malformed) = malformed {
-            info!(
-                ctx,
-                "dropped (malformed: {}): {} bytes, no. {} on this CPU",
-                malformed.name(),
-                bytes,
-                count
-            );
-        } else {
-            info!(
-                ctx,
-                "dropped ({}): {} bytes, no. {} on this CPU",
-                reason.name(),
-                bytes,
-                count
-            );
-        }
+        log_drop(ctx, inspection, bytes, count);
     }
     xdp_action::XDP_DROP
 }
 // ANCHOR_END: account
+
+/// Not inlined: it is called rarely, and the verifier need not follow every decision through the making of a message.
+#[inline(never)]
+fn log_drop(ctx: &XdpContext, inspection: &Inspection, bytes: u64, count: u64) {
+    if let Some(malformed) = inspection.malformed() {
+        info!(
+            ctx,
+            "dropped (malformed: {}): {} bytes, no. {} on this CPU",
+            malformed.name(),
+            bytes,
+            count
+        );
+    } else {
+        info!(
+            ctx,
+            "dropped ({}): {} bytes, no. {} on this CPU",
+            inspection.reason().name(),
+            bytes,
+            count
+        );
+    }
+}
 
 /// The maps as the tables that the decision reads.
 struct Maps;

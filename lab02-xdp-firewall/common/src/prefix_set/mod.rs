@@ -88,17 +88,14 @@ impl PrefixSet {
     }
 
     /// Whether one of its prefixes holds the IPv4 `address`.
-    ///
-    /// Not inlined: a program asks several sets, and what it keeps on its stack of 512 bytes while it asks would grow
-    /// with each of them.
-    #[inline(never)]
+    #[inline(always)]
     pub fn contains_v4<A: Arrays>(&self, arrays: &A, address: [u8; 4]) -> bool {
         let address = u32::from_be_bytes(address);
         self.exact_v4.contains_v4(arrays, address) || self.tree_v4.contains(|index| arrays.node_v4(index), address)
     }
 
-    /// Whether one of its prefixes holds the IPv6 `address`. Not inlined, as above.
-    #[inline(never)]
+    /// Whether one of its prefixes holds the IPv6 `address`.
+    #[inline(always)]
     pub fn contains_v6<A: Arrays>(&self, arrays: &A, address: &[u8; 16]) -> bool {
         let address = tree::KeyV6::from_octets(address);
         self.exact_v6.contains_v6(arrays, address) || self.tree_v6.contains(|index| arrays.node_v6(index), address)

@@ -1,4 +1,5 @@
-//! For the benchmark only: programs that parse a frame and look its IPv4 source up once, each in another kind of table.
+//! For the benchmark only: programs that parse a frame and look its IPv4 source up once, each in another kind of table,
+//! and programs that do one thing of another kind that costs something.
 
 #![no_std]
 #![no_main]
@@ -9,6 +10,7 @@
 use aya_ebpf::{
     bindings::xdp_action,
     btf_maps::{Array, HashMap, LpmTrie, lpm_trie::Key},
+    helpers::bpf_ktime_get_ns,
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
@@ -22,6 +24,7 @@ use lab02_xdp_firewall_common::{
         tree::{NodeV4, NodeV6},
     },
 };
+use lab02_xdp_firewall_ebpf::{SharedBucket, take_tokens};
 
 /// `BPF_F_MMAPABLE`.
 const MMAPABLE: usize = 1 << 10;
@@ -36,14 +39,41 @@ static NODES: Array<NodeV4, 1024, MMAPABLE> = Array::new();
 #[btf_map]
 static BUCKETS: Array<BucketV4, 1024, MMAPABLE> = Array::new();
 
+#[btf_map]
+static BUCKETS_BY_SOURCE: Array<SharedBucket, 1> = Array::new();
+
 /// Says where the tree and the table lie in these arrays.
 #[btf_map]
 static CONFIG: Array<Config, 1> = Array::new();
 
-/// Parses, and looks nothing up: what the others cost on top is their table.
+/// Parses, and looks nothing up: what the others cost on top is what they do.
 #[xdp]
 pub fn parse(ctx: XdpContext) -> u32 {
     drop_if(&ctx, |source| source == [0; 4])
+}
+
+/// Calls a function for what `parse` does by itself.
+#[xdp]
+pub fn call(ctx: XdpContext) -> u32 {
+    drop_if(&ctx, |source| is_unspecified(u32::from_ne_bytes(source)))
+}
+
+#[inline(never)]
+fn is_unspecified(source: u32) -> bool {
+    source == 0
+}
+
+/// Reads the clock.
+#[xdp]
+pub fn clock(ctx: XdpContext) -> u32 {
+    // SAFETY: a helper without arguments.
+    drop_if(&ctx, |_| unsafe { bpf_ktime_get_ns() } == 0)
+}
+
+/// Takes a lock and gives it back, and in between takes no token out of a bucket that is full.
+#[xdp]
+pub fn lock(ctx: XdpContext) -> u32 {
+    drop_if(&ctx, |_| !take_tokens(&BUCKETS_BY_SOURCE, 0, 1, 0, 1))
 }
 
 // ANCHOR: lpm_trie

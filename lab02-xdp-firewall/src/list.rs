@@ -5,10 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lab02_xdp_firewall_common::prefix_set::build::Prefix;
+pub use lab02_xdp_firewall_common::list::{List, parse};
 use thiserror::Error;
-
-use crate::value::WrittenPrefix;
 
 /// Why a list cannot be used.
 #[derive(Debug, Error)]
@@ -33,15 +31,6 @@ pub enum ListError {
     },
 }
 
-/// The prefixes of a list, and how many of its lines had host bits, which are cleared.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct List {
-    /// In the order of the lines.
-    pub prefixes: Vec<Prefix>,
-    /// The number and the text of the first line that had host bits, if one had.
-    pub first_with_host_bits: Option<(usize, String)>,
-}
-
 /// Reads the list at `path`.
 pub fn read(path: &Path) -> Result<List, ListError> {
     let unreadable = |cause| ListError::Unreadable {
@@ -61,50 +50,9 @@ pub fn read(path: &Path) -> Result<List, ListError> {
     })
 }
 
-/// Reads a list; an error is the number of a line, from 1, and what is wrong with it.
-pub fn parse(bytes: &[u8]) -> Result<List, (usize, String)> {
-    let mut list = List::default();
-    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-        let line_number = index + 1;
-        let line = std::str::from_utf8(line).map_err(|_| (line_number, "this line is not text (UTF-8)".to_owned()))?;
-        let text = line.split('#').next().unwrap_or_default().trim();
-        if text.is_empty() {
-            continue;
-        }
-        let written: WrittenPrefix = text.parse().map_err(|reason| (line_number, reason))?;
-        if written.host_bits_of.is_some() && list.first_with_host_bits.is_none() {
-            list.first_with_host_bits = Some((line_number, text.to_owned()));
-        }
-        list.prefixes.push(written.prefix);
-    }
-    Ok(list)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn comments_empty_lines_and_carriage_returns_are_nothing() {
-        let list = parse(b"# abuse\r\n\r\n192.0.2.1 # one\r\n  2001:db8::/32\n\n203.0.113.0/24").unwrap();
-        let prefixes: Vec<String> = list.prefixes.iter().map(ToString::to_string).collect();
-        assert_eq!(prefixes, ["192.0.2.1/32", "2001:db8::/32", "203.0.113.0/24"]);
-    }
-
-    #[test]
-    fn an_empty_file_is_an_empty_list() {
-        assert_eq!(parse(b"").unwrap(), List::default());
-    }
-
-    #[test]
-    fn a_bad_line_is_named() {
-        assert_eq!(parse(b"192.0.2.1\nbanana\n").unwrap_err().0, 2);
-        assert_eq!(
-            parse(b"192.0.2.1\n\n\n\xff\xfe\n").unwrap_err(),
-            (4, "this line is not text (UTF-8)".into())
-        );
-        assert_eq!(parse(b"192.0.2.0/24 192.0.2.1").unwrap_err().0, 1);
-    }
 
     #[test]
     fn what_never_ends_is_not_read() {
@@ -113,11 +61,5 @@ mod tests {
             error.to_string(),
             "the list /dev/zero cannot be read: it is neither a file nor a link to one"
         );
-    }
-
-    #[test]
-    fn host_bits_are_remembered_once() {
-        let list = parse(b"192.0.2.1\n192.0.2.7/24\n192.0.2.9/24").unwrap();
-        assert_eq!(list.first_with_host_bits, Some((2, "192.0.2.7/24".into())));
     }
 }

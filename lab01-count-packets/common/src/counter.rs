@@ -37,7 +37,7 @@ impl core::iter::Sum for Counter {
 }
 
 // SAFETY: `#[repr(C)]`, two u64, no padding, any bits are valid.
-#[cfg(not(target_arch = "bpf"))]
+#[cfg(target_os = "linux")]
 unsafe impl aya::Pod for Counter {}
 
 /// What a packet carries, as an index of the counters by protocol.

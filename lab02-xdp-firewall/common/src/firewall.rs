@@ -520,7 +520,7 @@ pub fn source_hash(headers: &Headers, key: [u64; 2]) -> u32 {
 }
 // ANCHOR_END: source_hash
 
-#[cfg(not(target_arch = "bpf"))]
+#[cfg(target_os = "linux")]
 mod pod {
     // SAFETY: `#[repr(C)]`, integers with the padding spelt out, any bits are valid.
     unsafe impl aya::Pod for super::Config {}

@@ -6,7 +6,8 @@
 //! - [`bucket`] is a token bucket,
 //! - [`firewall`] puts them in order and decides.
 //!
-//! All of it is `no_std`, free of maps and of aya, and runs on the host as it does in the kernel.
+//! All of it is `no_std`, free of maps and of aya, and runs on the host as it does in the kernel. For user space alone are
+//! `value`, which reads what people write, and `list`, which reads lists of prefixes.
 
 #![no_std]
 
@@ -15,7 +16,11 @@ extern crate alloc;
 
 pub mod bucket;
 pub mod firewall;
+#[cfg(not(target_arch = "bpf"))]
+pub mod list;
 pub mod ports;
 pub mod prefix_set;
 pub mod slots;
 pub mod transport;
+#[cfg(not(target_arch = "bpf"))]
+pub mod value;

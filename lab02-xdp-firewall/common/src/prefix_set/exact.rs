@@ -127,7 +127,7 @@ fn is_zero(value: u64) -> u64 {
     value.wrapping_sub(1) >> 63
 }
 
-#[cfg(not(target_arch = "bpf"))]
+#[cfg(target_os = "linux")]
 mod pod {
     use super::{BucketV4, BucketV6};
 

@@ -179,7 +179,7 @@ impl Node for NodeV6 {
     }
 }
 
-#[cfg(not(target_arch = "bpf"))]
+#[cfg(target_os = "linux")]
 mod pod {
     use super::{NodeV4, NodeV6};
 

@@ -2,9 +2,10 @@
 //!
 //! Every error says what is wrong with the text and how it should look.
 
-use std::{net::IpAddr, ops::RangeInclusive, str::FromStr};
+use alloc::{format, string::String, vec, vec::Vec};
+use core::{net::IpAddr, ops::RangeInclusive, str::FromStr};
 
-use lab02_xdp_firewall_common::{ports::Class, prefix_set::build::Prefix};
+use crate::{ports::Class, prefix_set::build::Prefix};
 
 /// A prefix as it was written, which may have had host bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ fn parse_port(text: &str) -> Result<u16, String> {
 }
 
 /// A number of decimal digits alone: no sign, no spaces.
-fn parse_decimal<T: FromStr>(text: &str) -> Option<T> {
+pub fn parse_decimal<T: FromStr>(text: &str) -> Option<T> {
     let is_decimal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_decimal.then(|| text.parse().ok()).flatten()
 }
@@ -152,7 +153,7 @@ impl Rate {
 }
 
 /// A MAC address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
 
 impl FromStr for Mac {
@@ -176,6 +177,8 @@ impl FromStr for Mac {
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString as _;
+
     use super::*;
 
     fn error<T: FromStr<Err = String>>(text: &str) -> String {

@@ -57,6 +57,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
             .filter(|package| is_ebpf(package))
             .map(|package| ebpf_lints(workspace, package)),
     );
+    checks.push(web_assembly(workspace));
     checks.push(documentation(workspace));
     checks.push(guide(workspace)?);
     checks.extend(fuzz_targets.iter().map(|target| Check {
@@ -121,6 +122,26 @@ fn guide(workspace: &Workspace) -> Result<Check> {
         name: "the guide".into(),
         command,
     })
+}
+
+/// The policy's crate runs in a browser, too: nothing that it depends on may want a system. Checked with the library's
+/// sources, so that no target has to be installed.
+fn web_assembly(workspace: &Workspace) -> Check {
+    let mut check = check(
+        workspace,
+        "the policy in WebAssembly",
+        &[
+            "check",
+            "--package",
+            "enforcer-policy",
+            "--target",
+            "wasm32-unknown-unknown",
+            "-Z",
+            "build-std=std,panic_abort",
+        ],
+    );
+    check.command.env("RUSTC_BOOTSTRAP", "1");
+    check
 }
 
 fn documentation(workspace: &Workspace) -> Check {

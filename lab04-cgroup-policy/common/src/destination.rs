@@ -14,9 +14,11 @@ pub struct Destination {
     pub ip_version: u8,
     /// The socket's protocol number.
     pub protocol: u8,
+    /// Fills up to a multiple of eight bytes.
+    pub padding: [u8; 4],
 }
 
-const _: () = assert!(size_of::<Destination>() == 20);
+const _: () = assert!(size_of::<Destination>() == 24);
 
 impl Destination {
     /// Of an IPv4 address, a port in host order and a protocol number.
@@ -27,6 +29,7 @@ impl Destination {
             port,
             ip_version: 4,
             protocol,
+            padding: [0; 4],
         }
     }
 
@@ -44,6 +47,7 @@ impl Destination {
             port,
             ip_version: 6,
             protocol,
+            padding: [0; 4],
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     decide::{Reason, names},
-    diagnostic::Diagnostic,
+    diagnostic::{Diagnostic, Severity},
     model::{Action, Address, Direction, Order, Policy, Prefix, Protocol, Range, Rate, Rule, State},
     text,
     tree::{Node, Value},
@@ -22,6 +22,10 @@ const FULL_PACKET: u64 = 1500;
 
 /// Adds what is found.
 pub(crate) fn check(policy: &Policy, tree: &Node, diagnostics: &mut Vec<Diagnostic>) {
+    // Where something could not be read, what is there says little about what is meant.
+    let all_was_read = !diagnostics
+        .iter()
+        .any(|diagnostic| diagnostic.severity == Severity::Error);
     let mut checker = Checker {
         policy,
         tree,
@@ -31,13 +35,17 @@ pub(crate) fn check(policy: &Policy, tree: &Node, diagnostics: &mut Vec<Diagnost
     checker.sets();
     for (index, rule) in policy.rules.iter().enumerate() {
         checker.protocol_keys(index, rule);
-        checker.families(index, rule);
         checker.directions(index, rule);
         checker.rate_limit(index, rule);
         checker.repeats(index, rule);
+        if all_was_read {
+            checker.families(index, rule);
+        }
     }
     checker.priorities();
-    checker.shadows();
+    if all_was_read {
+        checker.shadows();
+    }
 }
 
 struct Checker<'a> {
@@ -73,11 +81,11 @@ impl Checker<'_> {
         entry.map_or_else(|| self.name(index), |entry| entry.node.span.clone())
     }
 
-    /// Where one element of the list of a key stands.
-    fn element(&self, index: usize, key: &str, element: usize) -> Span<usize> {
+    /// Where one element of the list of a key stands, of which so many were read.
+    fn element(&self, index: usize, key: &str, element: usize, read: usize) -> Span<usize> {
         let entry = self.rule_node(index).and_then(|rule| rule.get(key));
         match entry.map(|entry| &entry.node.value) {
-            Some(Value::List(elements)) if element < elements.len() => elements[element].span.clone(),
+            Some(Value::List(elements)) if elements.len() == read => elements[element].span.clone(),
             _ => self.value(index, key),
         }
     }
@@ -135,7 +143,7 @@ impl Checker<'_> {
                     self.say(
                         Diagnostic::error(
                             "undefined-set",
-                            self.element(index, key, element),
+                            self.element(index, key, element, addresses.len()),
                             format!("the set {name} is not defined"),
                         )
                         .help(help),
@@ -206,6 +214,8 @@ impl Checker<'_> {
                     .help("use `protocol: icmp` or `icmpv6`".to_owned());
                     self.say(diagnostic);
                 }
+                // It was told that this one is none.
+                None if self.rule_node(index).is_some_and(|rule| rule.get("protocol").is_some()) => {}
                 None => {
                     let diagnostic = Diagnostic::error(
                         "icmp-without-protocol",
@@ -366,10 +376,10 @@ impl Checker<'_> {
             if let Some(first) = values[..at].iter().position(|other| covers(other, value)) {
                 let diagnostic = Diagnostic::warning(
                     "repeated",
-                    self.element(index, key, at),
+                    self.element(index, key, at, values.len()),
                     "an earlier element of the list has this already",
                 )
-                .related(self.element(index, key, first), "here");
+                .related(self.element(index, key, first, values.len()), "here");
                 self.say(diagnostic);
             }
         }

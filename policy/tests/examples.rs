@@ -192,17 +192,3 @@ fn deny_all_lets_essentials_pass_and_nothing_else() {
         (Verdict::Allow, "essential".into())
     );
 }
-
-#[test]
-fn the_schema_that_is_shipped_is_that_of_the_types() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("policy.schema.json");
-    let expected = format!("{:#}\n", enforcer_policy::json_schema());
-    if std::env::var_os("BLESS").is_some() {
-        fs::write(&path, &expected).unwrap();
-    }
-    let shipped = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        shipped == expected,
-        "the types have changed: BLESS=1 cargo test -p enforcer-policy --test examples writes policy.schema.json anew"
-    );
-}

@@ -145,6 +145,25 @@ fn all_mistakes_are_told_at_once() {
 }
 
 #[test]
+fn what_could_not_be_read_makes_no_further_mistakes() {
+    for (keys, expected) in [
+        ("protocol: icpm, icmp_type: 8", "protocol 4:24 icpm"),
+        ("cgroup: a.slice, action: accept", "value 4:39 accept"),
+        (
+            "source: [192.0.2.1, banana, 192.0.2.1], destination: '2001:db8::1', action: block",
+            "prefix 4:34 banana",
+        ),
+    ] {
+        let found = found(&rule(keys));
+        assert_eq!(found[0], expected, "{keys}");
+        assert!(
+            found[1..].iter().all(|found| found.starts_with("repeated 4:22 ")),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
 fn keys_of_other_languages_are_known() {
     for (key, meant) in [
         ("src: 192.0.2.1", "source"),

@@ -531,7 +531,8 @@ impl Decoder<'_> {
     }
 
     fn rule(&mut self, node: &Node) -> Rule {
-        let mut rule = Rule::new("", Action::Log);
+        // Of what cannot be read, the action that the checks behind this have the least to say about.
+        let mut rule = Rule::new("", Action::Block);
         let Some(table) = self.table(node, "a rule", Some(&RULE)) else {
             return rule;
         };

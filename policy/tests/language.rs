@@ -154,11 +154,11 @@ fn what_could_not_be_read_makes_no_further_mistakes() {
             "prefix 4:34 banana",
         ),
     ] {
-        let found = found(&rule(keys));
-        assert_eq!(found[0], expected, "{keys}");
+        let (right, further): (Vec<_>, Vec<_>) = found(&rule(keys)).into_iter().partition(|found| found == expected);
+        assert_eq!(right.len(), 1, "{keys}: {further:?}");
         assert!(
-            found[1..].iter().all(|found| found.starts_with("repeated 4:22 ")),
-            "{found:?}"
+            further.iter().all(|found| found.starts_with("repeated 4:22 ")),
+            "{keys}: {further:?}"
         );
     }
 }

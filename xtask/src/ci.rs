@@ -14,6 +14,7 @@ use clap::Args;
 use crate::{
     cargo::{self, Package},
     fuzz, interrupt, setup, terminal,
+    tools::MDBOOK,
     workspace::Workspace,
 };
 
@@ -21,8 +22,12 @@ use crate::{
 #[derive(Args)]
 pub struct Options {
     /// How long to run each fuzz target, in seconds; 0 for not at all.
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     fuzz_seconds: u64,
+
+    /// The kernels on which to run, in virtual machines, the tests that the table of kernels names.
+    #[arg(long, default_value = "5.10,6.12", value_name = "VERSION|all")]
+    kernels: String,
 }
 
 /// A check: what it is called, and the command that makes it.
@@ -40,33 +45,36 @@ struct Outcome {
 
 /// Runs the checks.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
-    let fuzz_targets = match options.fuzz_seconds {
-        0 => Vec::new(),
-        _ => fuzz::targets(workspace.root())?,
-    };
-    setup::ensure(workspace)?;
-    if !fuzz_targets.is_empty() {
+    let started = Instant::now();
+    setup::ensure_with(workspace, [MDBOOK])?;
+    if options.fuzz_seconds > 0 {
         fuzz::prepare(workspace)?;
     }
+    let mut outcomes = vec![Outcome {
+        name: "setting up".into(),
+        passed: true,
+        took: started.elapsed(),
+    }];
 
-    let packages = cargo::packages(workspace)?;
-    let mut checks = vec![formatting(workspace), lints(workspace)];
-    checks.extend(
-        packages
-            .iter()
-            .filter(|package| is_ebpf(package))
-            .map(|package| ebpf_lints(workspace, package)),
-    );
-    checks.push(web_assembly(workspace));
-    checks.push(documentation(workspace));
-    checks.push(guide(workspace)?);
-    checks.extend(fuzz_targets.iter().map(|target| Check {
-        name: format!("fuzzing {}", target.name),
-        command: fuzz::command(workspace, target, options.fuzz_seconds),
-    }));
+    let mut checks = vec![
+        formatting(workspace),
+        lints(workspace),
+        ebpf_lints(workspace, &cargo::packages(workspace)?),
+        web_assembly(workspace),
+        documentation(workspace),
+        xtask(workspace, "the guide", &["book"])?,
+        xtask(
+            workspace,
+            &format!("features on Linux {}", options.kernels),
+            &["test", "--features", "--kernel", &options.kernels],
+        )?,
+    ];
+    if options.fuzz_seconds > 0 && !fuzz::targets(workspace.root())?.is_empty() {
+        let seconds = options.fuzz_seconds.to_string();
+        checks.push(xtask(workspace, "fuzzing", &["fuzz", "--seconds", &seconds])?);
+    }
 
     interrupt::note_only();
-    let mut outcomes = Vec::new();
     for check in checks {
         if !interrupt::happened() {
             outcomes.push(make(check)?);
@@ -85,28 +93,23 @@ fn lints(workspace: &Workspace) -> Check {
 
 /// The crates for the BPF target, which a check of the host's crates leaves out. The folder is the one in which the
 /// labs' build scripts build them, so that `core` is there already.
-fn ebpf_lints(workspace: &Workspace, package: &Package) -> Check {
+fn ebpf_lints(workspace: &Workspace, packages: &[Package]) -> Check {
     let folder = workspace.target().join("ebpf");
     let folder = folder.to_string_lossy();
-    let mut check = check(
-        workspace,
-        &format!("lints of {}", package.name),
-        &[
-            "clippy",
-            "--package",
-            &package.name,
-            "--target",
-            "bpfel-unknown-none",
-            "-Z",
-            "build-std=core",
-            "--release",
-            "--target-dir",
-            &folder,
-            "--",
-            "-D",
-            "warnings",
-        ],
-    );
+    let mut args = vec![
+        "clippy",
+        "--target",
+        "bpfel-unknown-none",
+        "-Z",
+        "build-std=core",
+        "--release",
+    ];
+    args.extend(["--target-dir", &folder]);
+    for package in packages.iter().filter(|package| is_ebpf(package)) {
+        args.extend(["--package", &package.name]);
+    }
+    args.extend(["--", "-D", "warnings"]);
+    let mut check = check(workspace, "lints of the eBPF crates", &args);
     check
         .command
         .env("RUSTC_BOOTSTRAP", "1")
@@ -114,12 +117,12 @@ fn ebpf_lints(workspace: &Workspace, package: &Package) -> Check {
     check
 }
 
-/// `cargo xtask book`: its listings, its links, and its console output against what the commands print now.
-fn guide(workspace: &Workspace) -> Result<Check> {
+/// Another of these commands, as a check.
+fn xtask(workspace: &Workspace, name: &str, args: &[&str]) -> Result<Check> {
     let mut command = Command::new(env::current_exe().context("this program cannot be found")?);
-    command.arg("book").current_dir(workspace.root());
+    command.args(args).current_dir(workspace.root());
     Ok(Check {
-        name: "the guide".into(),
+        name: name.to_owned(),
         command,
     })
 }
@@ -191,6 +194,8 @@ fn conclude(outcomes: &[Outcome]) -> ExitCode {
         let mark = if *passed { style.green("✓") } else { style.red("✗") };
         println!("{mark} {name:width$}  {:>4} s", took.as_secs());
     }
+    let whole: Duration = outcomes.iter().map(|outcome| outcome.took).sum();
+    println!("  {:width$}  {:>4} s", "", whole.as_secs());
     let failed = outcomes.iter().filter(|outcome| !outcome.passed).count();
     if interrupt::happened() {
         return interrupt::status();

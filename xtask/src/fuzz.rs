@@ -1,9 +1,12 @@
 //! `cargo xtask fuzz`: runs the fuzz targets of the labs, each for a while, on the stable toolchain.
 
 use std::{
-    env, fs,
+    collections::BTreeSet,
+    env,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -64,21 +67,62 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         bail!("there are no fuzz targets below {}", below.display());
     }
     prepare(workspace)?;
-    for target in &targets {
-        let heading = format!("── {} for {} s", target.name, options.seconds);
-        println!("{}", terminal::stdout().bold(&heading));
-        let status = command(workspace, target, options.seconds)
-            .status()
-            .context("cargo-fuzz cannot be started")?;
-        if !status.success() {
-            bail!(
-                "{} found something, or did not build; an input that breaks it lies in {}",
-                target.name,
-                target.folder.join("artifacts").join(&target.name).display()
-            );
+    let folders: BTreeSet<_> = targets.iter().map(|target| &target.folder).collect();
+    for folder in folders {
+        let status = command(workspace, folder, "build").status();
+        if !status.context("cargo-fuzz cannot be started")?.success() {
+            bail!("the fuzz targets in {} do not build", folder.display());
         }
     }
-    Ok(ExitCode::SUCCESS)
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let mut broken = Vec::new();
+    // Each runs on one processor, and all for the same time.
+    for targets in targets.chunks(processors) {
+        broken.extend(run_at_once(workspace, targets, options.seconds)?);
+    }
+    if broken.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    for target in broken {
+        eprintln!(
+            "{} has found something; the input that breaks it lies in {}",
+            target.name,
+            target.folder.join("artifacts").join(&target.name).display()
+        );
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// Runs targets at the same time; returns those that have found something.
+fn run_at_once<'a>(workspace: &Workspace, targets: &'a [Target], seconds: u64) -> Result<Vec<&'a Target>> {
+    let heading = |target: &Target| {
+        let heading = format!("── {} for {seconds} s", target.name);
+        println!("{}", terminal::stdout().bold(&heading));
+    };
+    if let [target] = targets {
+        heading(target);
+        let status = run_command(workspace, target, seconds).status();
+        let found = !status.context("cargo-fuzz cannot be started")?.success();
+        return Ok(found.then_some(target).into_iter().collect());
+    }
+    let mut running = Vec::new();
+    for target in targets {
+        let log = workspace.target().join("fuzz").join(format!("{}.log", target.name));
+        let file = File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
+        let mut command = run_command(workspace, target, seconds);
+        let child = command.stdout(file.try_clone()?).stderr(file).spawn();
+        running.push((target, child.context("cargo-fuzz cannot be started")?, log));
+    }
+    let mut found = Vec::new();
+    for (target, mut child, log) in running {
+        let status = child.wait()?;
+        heading(target);
+        print!("{}", String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()));
+        if !status.success() {
+            found.push(target);
+        }
+    }
+    Ok(found)
 }
 
 /// Installs what fuzzing needs, or says what the user must install.
@@ -90,15 +134,25 @@ pub fn prepare(workspace: &Workspace) -> Result<()> {
 }
 
 /// The command that runs a target for so many seconds.
-pub fn command(workspace: &Workspace, target: &Target, seconds: u64) -> Command {
-    let mut command = Command::new(workspace.tool(CARGO_FUZZ.name));
+fn run_command(workspace: &Workspace, target: &Target, seconds: u64) -> Command {
+    let mut command = command(workspace, &target.folder, "run");
     command
-        .args(["run", &target.name, "--fuzz-dir"])
-        .arg(&target.folder)
+        .arg(&target.name)
         .args(["--", &format!("-max_total_time={seconds}")])
         // Without a line for every input that reached something new.
-        .args(["-verbosity=0", "-print_final_stats=1"])
-        .current_dir(&target.folder)
+        .args(["-verbosity=0", "-print_final_stats=1"]);
+    command
+}
+
+/// `cargo fuzz ACTION`. All fuzz folders are built in one place, so that what they share is built once.
+fn command(workspace: &Workspace, folder: &Path, action: &str) -> Command {
+    let mut command = Command::new(workspace.tool(CARGO_FUZZ.name));
+    command
+        .args([action, "--fuzz-dir"])
+        .arg(folder)
+        .arg("--target-dir")
+        .arg(workspace.target().join("fuzz"))
+        .current_dir(folder)
         // The sanitizers are behind `-Z` flags, which a stable compiler takes only so.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO", toolchain::cargo());

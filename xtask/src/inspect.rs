@@ -45,7 +45,7 @@ pub struct Options {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let lab = labs::find(workspace, &options.lab)?;
     setup::ensure(workspace)?;
-    let args = ["build", "--release", "--package", &lab.name, "--package", "inspect"];
+    let args = ["build", "--package", &lab.name, "--package", "inspect"];
     let built = cargo::build(workspace, &lab.name, &args)?;
     let object = object_in(built.out_dir(&lab.name)?, &lab.name, options.object.as_deref())?;
     let inspect = built.program("inspect")?;

@@ -86,7 +86,7 @@ fn is_short_iface(arg: &str) -> bool {
 }
 
 fn build(workspace: &Workspace, lab: &Lab, with_testbed: bool) -> Result<cargo::Built> {
-    let mut args = vec!["build", "--release", "--package", &lab.name];
+    let mut args = vec!["build", "--package", &lab.name];
     if with_testbed {
         args.extend(["--package", "testbed"]);
     }
@@ -145,18 +145,14 @@ mod tests {
             name: "lab01-count-packets".into(),
             folder: "/w/lab01-count-packets".into(),
         };
-        let args = testbed_args(
-            &lab,
-            Path::new("/w/target/release/lab01"),
-            &["--top".into(), "3".into()],
-        );
+        let args = testbed_args(&lab, Path::new("/w/target/debug/lab01"), &["--top".into(), "3".into()]);
         assert_eq!(
             args,
             [
                 "demo",
                 "lab01-count-packets",
                 "--",
-                "/w/target/release/lab01",
+                "/w/target/debug/lab01",
                 "--top",
                 "3"
             ]

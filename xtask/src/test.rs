@@ -10,6 +10,8 @@ use std::{
     io::{BufRead as _, BufReader, Write, stdout},
     path::PathBuf,
     process::{Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -70,6 +72,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     if let Some(kernel) = &options.kernel {
         return run_in_vm(workspace, options, kernel, &packages);
     }
+    let started = Instant::now();
     let built = cargo::build(workspace, "what is to be tested", &build_args(&packages))?;
 
     interrupt::note_only();
@@ -80,6 +83,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         tally: Tally::default(),
         failures: Vec::new(),
         outcomes: Outcomes::new(),
+        took: vec![("building".into(), started.elapsed())],
     };
     session.run_on_host(&packages)?;
     let kernel_tests: Vec<_> = built
@@ -114,8 +118,7 @@ fn run_in_vm(workspace: &Workspace, options: &Options, kernel: &str, packages: &
         }
     }
     let lab = vm::Lab::obtain(workspace, kernel, options.modules.as_deref())?;
-    // Optimized, for an emulated processor is slow enough, and a test that waits for a program has only so much patience.
-    let mut args = vec!["test", "--no-run", "--release", "--test", KERNEL];
+    let mut args = vec!["test", "--no-run", "--test", KERNEL];
     args.extend(package_args(&packages));
     let built = cargo::build(workspace, "what is to be tested", &args)?;
     let tests: Vec<_> = built
@@ -205,6 +208,8 @@ struct Session<'a> {
     failures: Vec<String>,
     /// What came of each test on the kernel.
     outcomes: Outcomes,
+    /// What has taken how long.
+    took: Vec<(String, Duration)>,
 }
 
 impl Session<'_> {
@@ -240,9 +245,18 @@ impl Session<'_> {
                 return Ok(());
             }
         };
-        let results = self.workspace.target().join("kernel-results");
+        let target = self.workspace.target();
+        fs::create_dir_all(&target).with_context(|| format!("{} cannot be made", target.display()))?;
+        let results = target.join("kernel-results");
+        let args: Vec<_> = threads(self.filter)
+            .into_iter()
+            .chain(self.filter.iter().cloned())
+            .collect();
         for program in kernel_tests {
-            let what = format!("{} on the kernel", program.package);
+            let what = match program.target.strip_prefix(KERNEL).unwrap_or_default() {
+                "" => format!("{} on the kernel", program.package),
+                part => format!("{} on the kernel ({})", program.package, part.trim_start_matches('_')),
+            };
             heading(&what);
             // Made by us, so that it is ours whoever adds to it.
             fs::write(&results, "").with_context(|| format!("{} cannot be written", results.display()))?;
@@ -251,7 +265,7 @@ impl Session<'_> {
                 (RESULTS, results.as_os_str()),
                 ("CARGO_MANIFEST_DIR", program.folder.as_os_str()),
             ];
-            let mut command = privilege.command(&program.path, self.filter, &variables);
+            let mut command = privilege.command(&program.path, &args, &variables);
             self.run(&what, command.current_dir(&program.folder))?;
             let lines = fs::read_to_string(&results).unwrap_or_default();
             for line in lines.lines().filter_map(Line::of) {
@@ -284,6 +298,7 @@ impl Session<'_> {
         if interrupt::happened() {
             return Ok(());
         }
+        let started = Instant::now();
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -299,6 +314,7 @@ impl Session<'_> {
             }
         }
         let status = child.wait()?;
+        self.took.push((what.to_owned(), started.elapsed()));
 
         let tally = counted.unwrap_or_default();
         self.tally.add(tally);
@@ -323,6 +339,10 @@ impl Session<'_> {
     fn conclude(&self) -> ExitCode {
         let style = terminal::stdout();
         println!();
+        for (what, took) in &self.took {
+            println!("{:>5} s  {what}", took.as_secs());
+        }
+        println!();
         for failure in &self.failures {
             println!("{} {failure}", style.red("✗"));
         }
@@ -336,6 +356,13 @@ impl Session<'_> {
             (false, _) => ExitCode::FAILURE,
         }
     }
+}
+
+/// Twice as many threads as there are processors: most of these tests wait for packets most of the time.
+fn threads(filter: &[String]) -> Option<String> {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let is_told = filter.iter().any(|arg| arg.starts_with("--test-threads"));
+    (!is_told).then(|| format!("--test-threads={}", 2 * processors))
 }
 
 /// The options that make cargo test everything but the tests on the kernel; `None` if nothing is left.
@@ -409,6 +436,7 @@ mod tests {
             tally: Tally::default(),
             failures: Vec::new(),
             outcomes: Outcomes::new(),
+            took: Vec::new(),
         };
         session.run("runner", Command::new("sh").args(["-c", script])).unwrap();
         session

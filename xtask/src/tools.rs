@@ -15,6 +15,8 @@ pub struct Tool {
     pub purpose: &'static str,
     /// The LLVM that it must be built against; a tool that is not bound to one has none.
     pub llvm: Option<u32>,
+    /// Whether it works so often that it is worth being optimized, which takes twice as long.
+    pub optimized: bool,
 }
 
 /// Builds the guide.
@@ -23,6 +25,7 @@ pub const MDBOOK: Tool = Tool {
     version: "0.5.4",
     purpose: "it builds the guide",
     llvm: None,
+    optimized: false,
 };
 
 /// Builds and runs the fuzz targets.
@@ -31,6 +34,7 @@ pub const CARGO_FUZZ: Tool = Tool {
     version: "0.13.2",
     purpose: "it builds and runs the fuzz targets",
     llvm: None,
+    optimized: false,
 };
 
 /// The bpf-linker that reads the bitcode of this toolchain.
@@ -62,6 +66,7 @@ pub fn bpf_linker(toolchain: &Toolchain) -> Result<Tool, String> {
         version,
         purpose: "it links eBPF programs; rustc brings no linker for them",
         llvm: toolchain.llvm,
+        optimized: true,
     })
 }
 

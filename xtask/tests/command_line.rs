@@ -5,7 +5,7 @@ mod project;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     process::Stdio,
 };
 
@@ -259,6 +259,9 @@ fn project_with_tests(of_host: &str, of_kernel: &str) -> Project {
         &[("lab01-count-packets", "test", "kernel", "kernel")],
         &format!("'metadata '*) cat metadata ;; *) {of_host} ;;"),
     );
+    // Where `cargo test` has built before, whoever ran it.
+    fs::create_dir(project.path("target")).unwrap();
+    fs::set_permissions(project.path("target"), fs::Permissions::from_mode(0o777)).unwrap();
     project.script("kernel", of_kernel);
     project.script("bin/sudo", "[ \"$1\" = -n ] && exit 0; shift; exec \"$@\"");
     project

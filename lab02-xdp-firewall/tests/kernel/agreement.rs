@@ -45,12 +45,17 @@ struct HostTables {
     slices: Slices,
     /// The earliest and the latest moment at which each bucket, by its index, is full again.
     full_at_ns: RefCell<HashMap<u32, (u64, u64)>>,
+    /// Between which moments each first fragment was seen.
+    seen_ns: RefCell<HashMap<FragmentKey, (u64, u64)>>,
     /// Before and after the frame was decided about in the kernel.
     between_ns: Cell<(u64, u64)>,
     /// Whether it took tokens there, which is believed where the clock leaves both possible.
     taken_in_kernel: Cell<bool>,
     uncertain: Cell<u32>,
 }
+
+/// How long the program knows a first fragment.
+const REASSEMBLY_NS: u64 = 30_000_000_000;
 
 /// How many buckets the program has.
 const BUCKETS: u32 = 65_536;
@@ -63,6 +68,7 @@ impl OnHost {
             tables: HostTables {
                 slices: Slices::default(),
                 full_at_ns: RefCell::default(),
+                seen_ns: RefCell::default(),
                 between_ns: Cell::default(),
                 taken_in_kernel: Cell::new(false),
                 uncertain: Cell::new(0),
@@ -139,10 +145,14 @@ impl Tables for HostTables {
     }
 
     fn verdict_of_first_fragment(&self, key: &FragmentKey) -> Option<Verdict> {
-        self.slices.verdict_of_first_fragment(key)
+        let (_, seen_by) = *self.seen_ns.borrow().get(key)?;
+        // An emulated processor is slow enough for this.
+        let is_surely_old = self.between_ns.get().0.saturating_sub(seen_by) > REASSEMBLY_NS;
+        (!is_surely_old).then(|| self.slices.verdict_of_first_fragment(key))?
     }
 
     fn keep_verdict_of_first_fragment(&self, key: &FragmentKey, verdict: Verdict) {
+        self.seen_ns.borrow_mut().insert(*key, self.between_ns.get());
         self.slices.keep_verdict_of_first_fragment(key, verdict);
     }
 }

@@ -47,7 +47,7 @@ pub struct Block {
     root: bool,
     /// The series of kernels, such as `6.18`, for output that differs between them. On another one it is not compared.
     kernel: Option<String>,
-    /// The packages to build in release profile before, for a command that runs what lies in `target/release`.
+    /// The packages to build before, for a command that runs what lies in `target/debug` or `target/release`.
     #[serde(default)]
     build: Vec<String>,
     /// What of its output is shown.
@@ -144,7 +144,10 @@ impl Block {
     /// The file's text: the command as it is typed, and what it prints now.
     fn regenerate(&self, workspace: &Workspace) -> Result<String> {
         if !self.build.is_empty() {
-            let mut args = vec!["build", "--quiet", "--release"];
+            let mut args = vec!["build", "--quiet"];
+            if self.command.contains("target/release/") {
+                args.push("--release");
+            }
             args.extend(self.build.iter().flat_map(|package| ["--package", package]));
             cargo::build(workspace, &self.build.join(", "), &args)?;
         }

@@ -34,6 +34,9 @@ pub fn install(workspace: &Workspace, tool: &Tool) -> Result<()> {
         // Flags meant for the labs do not fit a tool.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    if !tool.optimized {
+        cargo.args(["--profile", "dev"]).env("CARGO_PROFILE_DEV_DEBUG", "false");
+    }
     progress::run(&format!("building {} {}", tool.name, tool.version), &mut cargo, &log)?;
 
     if let Some(llvm) = tool.llvm {

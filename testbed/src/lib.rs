@@ -66,3 +66,4 @@ pub use process::{Finished, Running, spawn};
 pub use spread::Spread;
 pub use switch::Switch;
 pub use terminal::Terminal;
+pub use wait::{SLOWNESS, patience};

@@ -17,7 +17,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, patience};
 
 /// Starts a command of [`Host::command`](crate::Host::command), which dies with this process, not with this thread.
 ///
@@ -111,6 +111,7 @@ impl Running {
 
     /// Waits until it has printed `text`, to either output. The error tells what it printed instead.
     pub fn wait_for(&self, text: &str, timeout: Duration) -> Result<()> {
+        let timeout = patience(timeout);
         let printed = self.output.lock();
         let (printed, waited) = self
             .output
@@ -161,6 +162,7 @@ impl Running {
 
     /// Waits until it ends by itself; kills it when it has not ended in time, which is an error.
     pub fn wait(mut self, timeout: Duration) -> Result<Finished> {
+        let timeout = patience(timeout);
         let start = Instant::now();
         let status = loop {
             let status = self.child.try_wait();

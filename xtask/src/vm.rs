@@ -225,6 +225,7 @@ fn is_own_program(program: &Executable, test: &Executable) -> bool {
 fn run_of(test: &Executable, what: &What) -> Run {
     let mut variables = vec![
         ("EBPF_KERNEL_TESTS".to_owned(), "1".to_owned()),
+        ("EBPF_KERNEL_SLOWNESS".to_owned(), "6".to_owned()),
         ("CARGO_MANIFEST_DIR".to_owned(), test.folder.display().to_string()),
     ];
     for name in ["RUST_LOG", "RUST_BACKTRACE"] {

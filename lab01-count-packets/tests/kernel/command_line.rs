@@ -241,7 +241,10 @@ fn help_explains_every_option() -> Result {
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(
+            start.elapsed() < testbed::patience(PATIENCE),
+            "waited in vain until {what}"
+        );
         thread::sleep(Duration::from_millis(10));
     }
 }

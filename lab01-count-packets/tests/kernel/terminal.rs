@@ -96,7 +96,7 @@ impl OnTerminal {
         let start = Instant::now();
         while !self.shown().contains(text) {
             assert!(
-                start.elapsed() < PATIENCE,
+                start.elapsed() < testbed::patience(PATIENCE),
                 "waited in vain for {text:?}:\n{}",
                 self.shown()
             );
@@ -112,7 +112,11 @@ impl OnTerminal {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            assert!(start.elapsed() < PATIENCE, "it does not end:\n{}", self.shown());
+            assert!(
+                start.elapsed() < testbed::patience(PATIENCE),
+                "it does not end:\n{}",
+                self.shown()
+            );
             thread::sleep(Duration::from_millis(10));
         };
         // The last of it may not have been read yet; the terminal is closed now, which ends the reading.

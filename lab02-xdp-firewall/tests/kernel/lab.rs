@@ -54,7 +54,10 @@ pub fn finish(command: Command) -> Finished {
 pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(
+            start.elapsed() < testbed::patience(PATIENCE),
+            "waited in vain until {what}"
+        );
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -96,7 +99,7 @@ impl Firewall {
         let start = Instant::now();
         while self.stderr().matches(text).count() < times {
             assert!(
-                start.elapsed() < PATIENCE,
+                start.elapsed() < testbed::patience(PATIENCE),
                 "waited in vain for {text:?}: {}",
                 self.stderr()
             );

@@ -2,9 +2,10 @@
 
 mod debian;
 mod install;
+mod llvm;
 mod rust_src;
 
-use std::{fs, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
@@ -35,10 +36,12 @@ pub struct Options {
 }
 
 /// One thing that may be missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     RustSrc,
     Tool(Tool),
+    /// The LLVM of a rustc that keeps it where bpf-linker does not look.
+    Llvm(PathBuf),
 }
 
 /// Runs the command.
@@ -80,15 +83,17 @@ pub fn ensure_with(workspace: &Workspace, extras: impl IntoIterator<Item = Tool>
 fn needed(toolchain: &Toolchain, extras: impl IntoIterator<Item = Tool>) -> Result<Vec<Part>> {
     let linker = tools::bpf_linker(toolchain).map_err(|cause| anyhow!(cause))?;
     let tools = [linker].into_iter().chain(extras).map(Part::Tool);
-    Ok([Part::RustSrc].into_iter().chain(tools).collect())
+    let llvm = llvm::elsewhere(toolchain).map(Part::Llvm);
+    Ok([Part::RustSrc].into_iter().chain(tools).chain(llvm).collect())
 }
 
 fn missing(parts: &[Part], workspace: &Workspace, toolchain: &Toolchain) -> Vec<Part> {
     let is_there = |part: &Part| match part {
         Part::RustSrc => toolchain.has_library_sources(),
         Part::Tool(tool) => tool.is_installed(workspace),
+        Part::Llvm(library) => llvm::is_linked(workspace, library),
     };
-    parts.iter().filter(|part| !is_there(part)).copied().collect()
+    parts.iter().filter(|part| !is_there(part)).cloned().collect()
 }
 
 fn install_all(parts: &[Part], workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
@@ -103,6 +108,7 @@ fn install_all(parts: &[Part], workspace: &Workspace, toolchain: &Toolchain) -> 
         match part {
             Part::RustSrc => rust_src::install(workspace, toolchain)?,
             Part::Tool(tool) => install::install(workspace, &tool)?,
+            Part::Llvm(library) => llvm::link(workspace, &library)?,
         }
     }
     Ok(())
@@ -130,19 +136,27 @@ fn describe(part: &Part, workspace: &Workspace, toolchain: &Toolchain) -> String
                 replaced.unwrap_or_default()
             )
         }
+        Part::Llvm(library) => format!(
+            "a link to {} into {}, because bpf-linker loads it and looks for it there",
+            library.display(),
+            workspace.tools().join("lib").display()
+        ),
     }
 }
 
 fn in_words(parts: &[Part], toolchain: &Toolchain) -> String {
-    let names = parts.iter().map(|part| match part {
-        Part::RustSrc => format!("rust-src of Rust {}", toolchain.release),
-        Part::Tool(Tool {
-            name,
-            version,
-            llvm: Some(llvm),
-            ..
-        }) => format!("{name} {version} for LLVM {llvm}"),
-        Part::Tool(Tool { name, version, .. }) => format!("{name} {version}"),
+    let names = parts.iter().filter_map(|part| {
+        Some(match part {
+            Part::Llvm(_) => return None,
+            Part::RustSrc => format!("rust-src of Rust {}", toolchain.release),
+            Part::Tool(Tool {
+                name,
+                version,
+                llvm: Some(llvm),
+                ..
+            }) => format!("{name} {version} for LLVM {llvm}"),
+            Part::Tool(Tool { name, version, .. }) => format!("{name} {version}"),
+        })
     });
     format!("{} are installed", names.collect::<Vec<_>>().join(", "))
 }

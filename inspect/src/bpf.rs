@@ -51,7 +51,7 @@ pub fn load_program(load: &Load, log_level: u32, log: &mut [u8]) -> io::Result<O
     program.insn_cnt = load.instructions.len() as u32;
     // The last byte stays zero.
     for (place, byte) in program.prog_name[..15].iter_mut().zip(load.name.bytes()) {
-        *place = byte.cast_signed();
+        *place = libc::c_char::from_ne_bytes([byte]);
     }
     program.license = load.licence.as_ptr() as u64;
     program.attach_btf_id = load.attach_btf_id;

@@ -81,7 +81,7 @@ impl<'a> Interface<'a> {
         // SAFETY: all-zero bytes are a valid ifreq.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(self.name.bytes()) {
-            *to = from.cast_signed();
+            *to = libc::c_char::from_ne_bytes([from]);
         }
         request.ifr_ifru.ifru_data = data.as_mut_ptr().cast();
         // SAFETY: the request and the data live until the call returns; the data has the length that it says.

@@ -218,8 +218,8 @@ fn loopback_up() -> io::Result<()> {
     // SAFETY: an all-zero ifreq is a valid one; the socket is closed with the process; ioctl reads a live ifreq.
     unsafe {
         let mut request: libc::ifreq = std::mem::zeroed();
-        request.ifr_name[0] = b'l'.cast_signed();
-        request.ifr_name[1] = b'o'.cast_signed();
+        request.ifr_name[0] = libc::c_char::from_ne_bytes(*b"l");
+        request.ifr_name[1] = libc::c_char::from_ne_bytes(*b"o");
         request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
         let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0);
         if libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request) == -1 {

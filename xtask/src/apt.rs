@@ -114,19 +114,14 @@ impl Apt {
         packages_in(&folder)
     }
 
-    /// Downloads a package with everything that it depends on, as if nothing were installed.
-    pub fn download_with_dependencies(&self, package: &str) -> Result<Vec<PathBuf>> {
+    /// Downloads packages with everything that they depend on, as if nothing were installed; `what` names them to the
+    /// user.
+    pub fn download_with_dependencies(&self, what: &str, packages: &[&str]) -> Result<Vec<PathBuf>> {
         let mut install = self.command("apt-get");
-        install.args([
-            "install",
-            "--download-only",
-            "--no-install-recommends",
-            "--yes",
-            package,
-        ]);
+        install.args(["install", "--download-only", "--no-install-recommends", "--yes"]);
         progress::run(
-            &format!("downloading {package} and what it depends on"),
-            &mut install,
+            &format!("downloading {what} and what it depends on"),
+            install.args(packages),
             &self.log.join("apt-install"),
         )?;
         packages_in(&self.folder.join("cache/archives"))
@@ -212,13 +207,16 @@ fn packages_in(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// Where this machine gets Debian's archives from.
 #[derive(Debug, PartialEq, Eq)]
-struct Mirrors {
-    main: String,
-    security: Option<String>,
+pub struct Mirrors {
+    /// That of the releases and their backports.
+    pub main: String,
+    /// That of the security updates, if it has one.
+    pub security: Option<String>,
 }
 
 impl Mirrors {
-    fn of_this_machine() -> Result<Self> {
+    /// Asks apt.
+    pub fn of_this_machine() -> Result<Self> {
         let output = Command::new("apt-get")
             .args(["indextargets", "--format", "$(REPO_URI)|$(ORIGIN)|$(LABEL)"])
             .output()

@@ -27,6 +27,7 @@ mod test;
 mod toolchain;
 mod tools;
 mod usage;
+mod vagrant;
 mod vm;
 mod workspace;
 
@@ -68,6 +69,8 @@ enum Command {
     Book(book::Options),
     /// Fuzz what parses input from outside.
     Fuzz(fuzz::Options),
+    /// Try the virtual machine in vagrant/: build its box, `vagrant up` it, run lab01 in it, destroy it.
+    VagrantTest(vagrant::Options),
     /// Run the checks beyond the tests: formatting, lints, documentation, fuzzing.
     Ci(ci::Options),
     /// Run the tests inside a virtual machine, as its first process.
@@ -107,6 +110,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Inspect(options) => inspect::run(&workspace, &options),
         Command::Book(options) => book::run(&workspace, &options, &CommandLine::command()),
         Command::Fuzz(options) => fuzz::run(&workspace, &options),
+        Command::VagrantTest(options) => vagrant::run(&workspace, &options),
         Command::Ci(options) => ci::run(&workspace, &options),
         Command::Guest => vm::guest::run().map(|()| ExitCode::SUCCESS),
     }

@@ -101,7 +101,7 @@ impl Qemu {
 fn download(workspace: &Workspace, folder: &Path) -> Result<()> {
     let apt = Apt::create(workspace, "apt-qemu")?;
     apt.read(SUITE)?;
-    let packages = apt.download_with_dependencies(PACKAGE)?;
+    let packages = apt.download_with_dependencies(PACKAGE, &[PACKAGE])?;
     let partial = folder.with_extension("partial");
     fs::remove_dir_all(&partial).ok();
     apt::unpack(PACKAGE, &packages, &partial, workspace)?;

@@ -61,8 +61,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         lints(workspace),
         ebpf_lints(workspace, &cargo::packages(workspace)?),
         web_assembly(workspace),
+        other_processor(workspace),
         documentation(workspace),
         xtask(workspace, "the guide", &["book"])?,
+        xtask(workspace, "the virtual machine", &["vagrant-test", "--quick"])?,
         xtask(
             workspace,
             &format!("features on Linux {}", options.kernels),
@@ -114,6 +116,16 @@ fn ebpf_lints(workspace: &Workspace, packages: &[Package]) -> Check {
         .command
         .env("RUSTC_BOOTSTRAP", "1")
         .env("PATH", path_with_tools(workspace));
+    check
+}
+
+/// The loaders for arm64, and the programs as they are built for it. Checked, not linked, so that neither a linker nor a
+/// standard library for it need be installed: that is checked from its sources, which setup has installed.
+fn other_processor(workspace: &Workspace) -> Check {
+    let target = "aarch64-unknown-linux-gnu";
+    let args = ["check", "--target", target, "-Z", "build-std=std,panic_unwind"];
+    let mut check = check(workspace, "building for arm64", &args);
+    check.command.env("RUSTC_BOOTSTRAP", "1");
     check
 }
 

@@ -6,6 +6,7 @@
 //! are those of any Rust test, and `cargo nextest` works too.
 
 use std::{
+    any::Any,
     cell::RefCell,
     fmt::Display,
     fs::{File, OpenOptions},
@@ -187,7 +188,7 @@ fn run(test: KernelTest, results: &Results, unsupported: &AtomicUsize) -> Result
             Ok(Completion::Completed)
         }
         Ok(Err(failure)) => {
-            add("failed", None);
+            add("failed", Some(&failure));
             Err(Failed::from(failure))
         }
         Err(panic) => match panic.downcast::<Unsupported>() {
@@ -197,11 +198,17 @@ fn run(test: KernelTest, results: &Results, unsupported: &AtomicUsize) -> Result
                 Ok(Completion::ignored_with(format!("unsupported: {}", reason.0)))
             }
             Err(panic) => {
-                add("failed", None);
+                add("failed", message(&*panic));
                 panic::resume_unwind(panic)
             }
         },
     }
+}
+
+/// What a panic said, if it said something.
+fn message(panic: &(dyn Any + Send)) -> Option<&str> {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
 }
 
 /// The file for the outcomes, if one is wanted.

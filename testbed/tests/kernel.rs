@@ -423,7 +423,7 @@ testbed::kernel_tests! {
                 end,
                 (Some("unsupported"), Some("no legs")),
                 end,
-                (Some("failed"), None),
+                (Some("failed"), Some("lost")),
                 end,
             ]
         );

@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsString,
+    io::{self, BufRead as _, BufReader, IsTerminal as _, stdout},
     iter,
     process::{Command, ExitCode},
     time::{Duration, Instant},
@@ -39,8 +40,9 @@ struct Check {
 /// How a check went.
 struct Outcome {
     name: String,
-    passed: bool,
     took: Duration,
+    /// If it failed, the lines that tell why.
+    failure: Option<Vec<String>>,
 }
 
 /// Runs the checks.
@@ -52,8 +54,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     }
     let mut outcomes = vec![Outcome {
         name: "setting up".into(),
-        passed: true,
         took: started.elapsed(),
+        failure: None,
     }];
 
     let mut checks = vec![
@@ -184,39 +186,148 @@ fn path_with_tools(workspace: &Workspace) -> OsString {
     env::join_paths(folders).unwrap_or(path)
 }
 
+/// Makes a check, and shows what its command says as it comes.
 fn make(mut check: Check) -> Result<Outcome> {
     println!("\n{}", terminal::stdout().bold(&format!("── {}", check.name)));
     let started = Instant::now();
-    let status = check
+    let mut said = Vec::new();
+    let (reader, writer) = io::pipe()?;
+    // One pipe for both, so that the order is kept.
+    check.command.stdout(writer.try_clone()?).stderr(writer);
+    if stdout().is_terminal() {
+        check.command.env("CARGO_TERM_COLOR", "always");
+    }
+    let mut child = check
         .command
-        .status()
+        .spawn()
         .with_context(|| format!("{} cannot be started", check.command.get_program().display()))?;
+    // It holds the pipe's other end, which would never be closed.
+    drop(check.command);
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        println!("{line}");
+        said.push(line);
+    }
+    let status = child.wait()?;
     Ok(Outcome {
         name: check.name,
-        passed: status.success(),
         took: started.elapsed(),
+        failure: (!status.success()).then(|| cause(&said)),
     })
+}
+
+/// Of what a failed check has said, the lines that tell why: the first error with what follows it, and the end.
+fn cause(said: &[String]) -> Vec<String> {
+    const OF_ERROR: usize = 12;
+    const OF_END: usize = 12;
+    let end = said.len().saturating_sub(OF_END);
+    let error = said
+        .iter()
+        .position(|line| line.starts_with("error") || line.starts_with("\u{1b}[1m\u{1b}[91merror"));
+    match error {
+        Some(error) if error < end => {
+            let of_error = &said[error..(error + OF_ERROR).min(end)];
+            let gap = (error + OF_ERROR < end).then(|| "…".to_owned());
+            of_error
+                .iter()
+                .cloned()
+                .chain(gap)
+                .chain(said[end..].iter().cloned())
+                .collect()
+        }
+        _ => said[end..].to_vec(),
+    }
 }
 
 fn conclude(outcomes: &[Outcome]) -> ExitCode {
     let style = terminal::stdout();
+    for outcome in outcomes {
+        if let Some(cause) = &outcome.failure {
+            println!(
+                "\n{}",
+                style.bold(&format!("── once more, why “{}” failed", outcome.name))
+            );
+            for line in cause {
+                println!("{line}");
+            }
+        }
+    }
     let width = outcomes.iter().map(|outcome| outcome.name.len()).max().unwrap_or(0);
     println!();
-    for Outcome { name, passed, took } in outcomes {
-        let mark = if *passed { style.green("✓") } else { style.red("✗") };
+    for Outcome { name, failure, took } in outcomes {
+        let mark = if failure.is_none() {
+            style.green("✓")
+        } else {
+            style.red("✗")
+        };
         println!("{mark} {name:width$}  {:>4} s", took.as_secs());
     }
     let whole: Duration = outcomes.iter().map(|outcome| outcome.took).sum();
     println!("  {:width$}  {:>4} s", "", whole.as_secs());
-    let failed = outcomes.iter().filter(|outcome| !outcome.passed).count();
+    let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.failure.is_some()).collect();
     if interrupt::happened() {
         return interrupt::status();
     }
-    if failed == 0 {
+    if failed.is_empty() {
         println!("\nAll checks passed.");
         ExitCode::SUCCESS
     } else {
-        println!("\n{failed} of {} checks failed.", outcomes.len());
+        let names: Vec<_> = failed.iter().map(|outcome| outcome.name.as_str()).collect();
+        println!(
+            "\n{} of {} checks failed: {}.",
+            failed.len(),
+            outcomes.len(),
+            names.join(", ")
+        );
         ExitCode::FAILURE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(count: usize, what: &str) -> Vec<String> {
+        (0..count).map(|number| format!("{what} {number}")).collect()
+    }
+
+    #[test]
+    fn of_a_failed_check_the_first_error_and_the_end_are_told_again() {
+        let mut said = lines(50, "checking");
+        said.push("error: unused variable".into());
+        said.extend(lines(50, "then"));
+        let cause = cause(&said);
+        assert_eq!(cause.len(), 12 + 1 + 12);
+        assert_eq!(cause[0], "error: unused variable");
+        assert_eq!(cause[12], "…");
+        assert_eq!(cause[24], "then 49");
+    }
+
+    #[test]
+    fn nothing_is_told_twice_and_without_an_error_the_end_is_told() {
+        let mut said = lines(3, "checking");
+        said.push("error: unused variable".into());
+        assert_eq!(cause(&said), said);
+        said.extend(lines(14, "then"));
+        assert_eq!(cause(&said), said[3..]);
+        assert_eq!(cause(&lines(50, "a"))[0], "a 38");
+        assert_eq!(cause(&[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_a_check_says_on_either_stream_is_kept_if_it_fails() {
+        let of = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            make(Check {
+                name: "a check".into(),
+                command,
+            })
+            .unwrap()
+            .failure
+        };
+        let said = of("echo one; echo two >&2; exit 1").unwrap();
+        assert_eq!(said, ["one", "two"]);
+        assert_eq!(of("echo one"), None);
     }
 }

@@ -93,18 +93,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Runs targets at the same time; returns those that have found something.
+/// Runs targets at the same time, each with its output in a file; returns those that have found something.
 fn run_at_once<'a>(workspace: &Workspace, targets: &'a [Target], seconds: u64) -> Result<Vec<&'a Target>> {
-    let heading = |target: &Target| {
-        let heading = format!("── {} for {seconds} s", target.name);
-        println!("{}", terminal::stdout().bold(&heading));
-    };
-    if let [target] = targets {
-        heading(target);
-        let status = run_command(workspace, target, seconds).status();
-        let found = !status.context("cargo-fuzz cannot be started")?.success();
-        return Ok(found.then_some(target).into_iter().collect());
-    }
     let mut running = Vec::new();
     for target in targets {
         let log = workspace.target().join("fuzz").join(format!("{}.log", target.name));
@@ -113,16 +103,53 @@ fn run_at_once<'a>(workspace: &Workspace, targets: &'a [Target], seconds: u64) -
         let child = command.stdout(file.try_clone()?).stderr(file).spawn();
         running.push((target, child.context("cargo-fuzz cannot be started")?, log));
     }
+    let style = terminal::stdout();
     let mut found = Vec::new();
     for (target, mut child, log) in running {
         let status = child.wait()?;
-        heading(target);
-        print!("{}", String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()));
-        if !status.success() {
+        let output = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
+        if status.success() {
+            println!("{} {}: {}", style.green("✓"), target.name, tried(&output, seconds));
+        } else {
+            println!(
+                "{} {}; all of its output is in {}:",
+                style.red("✗"),
+                target.name,
+                log.display()
+            );
+            for line in told(&output) {
+                println!("  {line}");
+            }
             found.push(target);
         }
     }
     Ok(found)
+}
+
+/// How many inputs were tried, by the fuzzer's final statistics.
+fn tried(output: &str, seconds: u64) -> String {
+    let count = output
+        .lines()
+        .find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    let count = count.map_or("an unknown number of", str::trim);
+    format!("{count} inputs in {seconds} s, and nothing was found")
+}
+
+/// The last lines of a fuzzer's output, without the words that it has learned and would try first the next time.
+fn told(output: &str) -> Vec<&str> {
+    const LINES: usize = 40;
+    let mut is_word = false;
+    let mut lines: Vec<_> = output
+        .lines()
+        .filter(|line| {
+            let begins = line.starts_with("###### Recommended dictionary");
+            let ends = line.starts_with("###### End of recommended dictionary");
+            is_word = (is_word || begins) && !ends;
+            !is_word && !ends
+        })
+        .collect();
+    lines.drain(..lines.len().saturating_sub(LINES));
+    lines
 }
 
 /// Installs what fuzzing needs, or says what the user must install.
@@ -229,5 +256,21 @@ mod tests {
             .map(|target| target.name)
             .collect();
         assert_eq!(names, ["parse_headers", "compile", "policy"]);
+    }
+
+    #[test]
+    fn a_fuzzers_output_is_told_without_its_dictionary_and_its_inputs_are_counted() {
+        let output = "panicked at parser.rs:7\n###### Recommended dictionary. ######\n\"\\001\" # Uses: 9\n\
+                      ###### End of recommended dictionary. ######\nDone 70 runs\nstat::number_of_executed_units: 70\n";
+        assert_eq!(
+            told(output),
+            [
+                "panicked at parser.rs:7",
+                "Done 70 runs",
+                "stat::number_of_executed_units: 70"
+            ]
+        );
+        assert_eq!(tried(output, 10), "70 inputs in 10 s, and nothing was found");
+        assert_eq!(told(&"line\n".repeat(1000)).len(), 40);
     }
 }

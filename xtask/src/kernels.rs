@@ -138,7 +138,7 @@ mod tests {
         let hooks = ("lab03".to_owned(), "hooks".to_owned());
         assert_eq!(shown.cells[&hooks], Cell::FallsBackTo("clsact: no TCX".into()));
         let lacking = Outcome::Unsupported("no BTF".into());
-        let shown = of([lacking, no_tcx(), Outcome::Failed]);
+        let shown = of([lacking, no_tcx(), Outcome::Failed(String::new())]);
         assert_eq!(shown.cells[&links], Cell::NotAvailable("no BTF".into()));
         assert!(!shown.cells.contains_key(&hooks), "a failure is no state of a feature");
     }

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that has a verdict. Tests of the host run as the user; tests on the kernel, which
 //! stand in targets named `kernel` (or `kernel_…`), run as root.
 
+mod failures;
 mod outcome;
 mod tally;
 
@@ -17,6 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use self::failures::Failures;
 pub use self::{
     outcome::{Line, Outcome, RESULTS},
     tally::Tally,
@@ -305,11 +307,14 @@ impl Session<'_> {
             .spawn()
             .with_context(|| format!("{} cannot be started", command.get_program().display()))?;
         let mut counted: Option<Tally> = None;
+        let mut failed = Failures::default();
         for line in BufReader::new(child.stdout.take().context("the output of the tests is lost")?).split(b'\n') {
             let line = line.context("the output of the tests cannot be read")?;
             self.screen.write_all(&line)?;
             self.screen.write_all(b"\n")?;
-            if let Some(tally) = Tally::of_line(&String::from_utf8_lossy(&line)) {
+            let line = String::from_utf8_lossy(&line);
+            failed.hear(&line);
+            if let Some(tally) = Tally::of_line(&line) {
                 counted.get_or_insert_default().add(tally);
             }
         }
@@ -322,7 +327,11 @@ impl Session<'_> {
             return Ok(());
         }
         match counted {
-            Some(_) if tally.failed > 0 => self.failures.push(format!("{what}: {} failed", tally.failed)),
+            Some(_) if tally.failed > 0 => {
+                let mut lines = vec![format!("{what}: {} failed", tally.failed)];
+                lines.extend(failed.told());
+                self.failures.push(lines.join("\n"));
+            }
             Some(_) if !status.success() => self.fail(format!("{what}: the runner ended with {status}")),
             None if status.success() => self.fail(format!("{what}: ended without having tested anything")),
             None => self.fail(format!("{what}: ended with {status} before any result")),
@@ -466,5 +475,14 @@ mod tests {
         let session = session_of(&workspace, script);
         assert_eq!(session.tally.to_string(), "5 passed, 1 failed, 1 skipped");
         assert_eq!(session.failures, ["runner: 1 failed"]);
+    }
+
+    #[test]
+    fn a_failed_tests_name_and_reason_are_told_again() {
+        let workspace = Workspace::at("/");
+        let script = "echo '---- it_counts ----'; echo 'no packet came'; echo; echo 'failures:'; echo '    it_counts'; \
+                      echo 'test result: FAILED. 3 passed; 1 failed; 0 ignored'; exit 101";
+        let session = session_of(&workspace, script);
+        assert_eq!(session.failures, ["runner: 1 failed\n  it_counts\n    no packet came"]);
     }
 }

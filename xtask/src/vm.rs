@@ -357,7 +357,8 @@ impl<'a> Listener<'a> {
             return;
         };
         self.packages.remove(0);
-        let failed = |((of, _), outcome): (&(String, String), &Outcome)| *of == package && *outcome == Outcome::Failed;
+        let failed =
+            |((of, _), outcome): (&(String, String), &Outcome)| *of == package && matches!(outcome, Outcome::Failed(_));
         match failure {
             Some(failure) if !self.ended || !self.report.tests.iter().any(failed) => {
                 self.fail(format!("{package}: {failure}"));

@@ -29,7 +29,7 @@ impl Cell {
         let mut cell = None;
         for outcome in outcomes {
             cell = Some(match (outcome, cell) {
-                (Outcome::Failed, _) => return None,
+                (Outcome::Failed(_), _) => return None,
                 (_, Some(Self::NotAvailable(why))) => Self::NotAvailable(why),
                 (Outcome::Unsupported(why), _) => Self::NotAvailable(why.clone()),
                 (_, Some(Self::FallsBackTo(what))) => Self::FallsBackTo(what),

@@ -12,8 +12,8 @@ pub enum Outcome {
     Passed,
     /// As it should, though in another way than on a newer kernel: in which, and why.
     FellBack(String),
-    /// Not as it should.
-    Failed,
+    /// Not as it should, in these words.
+    Failed(String),
     /// Not run, for this reason.
     Unsupported(String),
 }
@@ -59,7 +59,7 @@ impl Line {
                 let why = why.unwrap_or_default();
                 let outcome = match outcome.as_str() {
                     "passed" => Outcome::Passed,
-                    "failed" => Outcome::Failed,
+                    "failed" => Outcome::Failed(why),
                     "fell_back" => Outcome::FellBack(why),
                     "unsupported" => Outcome::Unsupported(why),
                     _ => return None,
@@ -95,7 +95,7 @@ mod tests {
         };
         assert_eq!(Line::of(line), Some(expected));
         let line = |outcome: &str| format!(r#"{{"outcome":"{outcome}","seconds":1,"test":"a","why":"no TCX"}}"#);
-        assert_eq!(outcome(&line("failed")), Outcome::Failed);
+        assert_eq!(outcome(&line("failed")), Outcome::Failed("no TCX".into()));
         assert_eq!(outcome(&line("fell_back")), Outcome::FellBack("no TCX".into()));
         assert_eq!(outcome(&line("unsupported")), Outcome::Unsupported("no TCX".into()));
         assert_eq!(Line::of(r#"{"ended":true}"#), Some(Line::Ended));

@@ -36,7 +36,7 @@ impl KernelReport {
         for outcome in self.tests.values() {
             match outcome {
                 Outcome::Passed | Outcome::FellBack(_) => tally.passed += 1,
-                Outcome::Failed => tally.failed += 1,
+                Outcome::Failed(_) => tally.failed += 1,
                 Outcome::Unsupported(_) => tally.skipped += 1,
             }
         }
@@ -57,7 +57,7 @@ impl KernelReport {
     fn cell(&self, package: &str) -> String {
         let of_package = || self.tests.iter().filter(|((of, _), _)| of == package);
         let count = |wanted: fn(&Outcome) -> bool| of_package().filter(|(_, outcome)| wanted(outcome)).count();
-        let failed = count(|outcome| *outcome == Outcome::Failed);
+        let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
         let unsupported = count(|outcome| matches!(outcome, Outcome::Unsupported(_)));
         let passed = of_package().count() - failed - unsupported;
         if passed + failed + unsupported == 0 {
@@ -105,7 +105,7 @@ pub fn remarks(kernels: &[KernelReport]) -> Vec<(bool, String)> {
             let remark = match outcome {
                 Outcome::Passed => continue,
                 Outcome::FellBack(what) => (false, format!("{package}: {test} falls back to {what}")),
-                Outcome::Failed => (true, format!("{package}: {test} failed")),
+                Outcome::Failed(why) => (true, format!("{package}: {test} failed{}", told(why))),
                 Outcome::Unsupported(reason) => (false, format!("{package}: {test} is unsupported: {reason}")),
             };
             by_remark.entry(remark).or_default().push(&kernel.name);
@@ -114,10 +114,23 @@ pub fn remarks(kernels: &[KernelReport]) -> Vec<(bool, String)> {
             by_remark.entry((true, failure.clone())).or_default().push(&kernel.name);
         }
     }
-    let told = |((failed, remark), kernels): ((bool, String), Vec<&str>)| {
+    let remark = |((failed, remark), kernels): ((bool, String), Vec<&str>)| {
         (failed, format!("{remark} (on {})", kernels.join(", ")))
     };
-    by_remark.into_iter().map(told).collect()
+    by_remark.into_iter().map(remark).collect()
+}
+
+/// The first lines of a test's message, as what follows a colon.
+fn told(why: &str) -> String {
+    const LINES: usize = 6;
+    let mut lines: Vec<_> = why.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.len() > LINES {
+        lines.truncate(LINES);
+        lines.push("…");
+    }
+    lines.iter().enumerate().fold(String::new(), |told, (place, line)| {
+        told + if place == 0 { ": " } else { "\n    " } + line
+    })
 }
 
 #[cfg(test)]
@@ -147,7 +160,10 @@ mod tests {
             ),
             report(
                 "6.1",
-                &[("lab01", "a", Outcome::Failed), ("lab01", "b", Outcome::Passed)],
+                &[
+                    ("lab01", "a", Outcome::Failed("no packet".into())),
+                    ("lab01", "b", Outcome::Passed),
+                ],
             ),
         ];
         let table = table(&kernels, &["lab01".into(), "lab02".into()]);
@@ -168,6 +184,21 @@ mod tests {
         assert_eq!(title("newest", "7.2.12+deb13-cloud-amd64"), "newest (7.2.12+deb13)");
         assert_eq!(title("vmlinuz-5.10.0-46", "5.10.0-46"), "vmlinuz-5.10.0-46");
         assert_eq!(title("bzImage", "6.6.1"), "bzImage (6.6.1)");
+    }
+
+    #[test]
+    fn a_failure_is_told_with_its_reason() {
+        let failed = |why: &str| {
+            let kernels = [report("5.10", &[("lab01", "a", Outcome::Failed(why.into()))])];
+            remarks(&kernels).remove(0).1
+        };
+        assert_eq!(failed("no packet came"), "lab01: a failed: no packet came (on 5.10)");
+        assert_eq!(
+            failed("left: 1\n right: 2\n"),
+            "lab01: a failed: left: 1\n    right: 2 (on 5.10)"
+        );
+        assert_eq!(failed(""), "lab01: a failed (on 5.10)");
+        assert_eq!(failed(&"line\n".repeat(100)).lines().count(), 7);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{
     ffi::CString,
-    fmt, io,
+    io,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -13,65 +13,19 @@ use std::{
 
 use aya_obj::generated::{bpf_attach_type, bpf_cmd};
 use lab02_xdp_firewall::syscall::{bpf, no_attributes};
+pub use lab04_cgroup_policy_common::hook::Hook;
 use thiserror::Error;
 
 use crate::cgroup::Cgroup;
 
-/// Where in a cgroup's traffic a program runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Hook {
-    /// `cgroup_skb`: IP packets that the cgroup's sockets send.
-    Egress,
-    /// `cgroup_skb`: IP packets that the cgroup's sockets are to get.
-    Ingress,
-    /// `cgroup_sock_addr`: `connect` of an IPv4 socket.
-    Connect4,
-    /// `cgroup_sock_addr`: `connect` of an IPv6 socket, also to an IPv4-mapped address.
-    Connect6,
-    /// `cgroup_sock_addr`: `sendto` and `sendmsg` of an unconnected IPv4 UDP socket, or to an IPv4-mapped address.
-    SendMsg4,
-    /// `cgroup_sock_addr`: `sendto` and `sendmsg` of an unconnected IPv6 UDP socket.
-    SendMsg6,
-}
-
-impl Hook {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Egress,
-        Self::Ingress,
-        Self::Connect4,
-        Self::Connect6,
-        Self::SendMsg4,
-        Self::SendMsg6,
-    ];
-
-    /// What people and sections of objects call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Egress => "egress",
-            Self::Ingress => "ingress",
-            Self::Connect4 => "connect4",
-            Self::Connect6 => "connect6",
-            Self::SendMsg4 => "sendmsg4",
-            Self::SendMsg6 => "sendmsg6",
-        }
-    }
-
-    fn attach_type(self) -> bpf_attach_type {
-        match self {
-            Self::Egress => bpf_attach_type::BPF_CGROUP_INET_EGRESS,
-            Self::Ingress => bpf_attach_type::BPF_CGROUP_INET_INGRESS,
-            Self::Connect4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
-            Self::Connect6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
-            Self::SendMsg4 => bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG,
-            Self::SendMsg6 => bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG,
-        }
-    }
-}
-
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+fn attach_type(hook: Hook) -> bpf_attach_type {
+    match hook {
+        Hook::Egress => bpf_attach_type::BPF_CGROUP_INET_EGRESS,
+        Hook::Ingress => bpf_attach_type::BPF_CGROUP_INET_INGRESS,
+        Hook::Connect4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
+        Hook::Connect6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
+        Hook::SendMsg4 => bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG,
+        Hook::SendMsg6 => bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG,
     }
 }
 
@@ -172,7 +126,7 @@ impl CgroupLink {
         let create = unsafe { &mut attributes.link_create };
         create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
         create.__bindgen_anon_2.target_fd = cgroup.as_fd().as_raw_fd().cast_unsigned();
-        create.attach_type = hook.attach_type() as u32;
+        create.attach_type = attach_type(hook) as u32;
         // SAFETY: there is no pointer among them.
         let fd =
             unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attributes) }.map_err(|cause| explain(cause, cgroup, hook))?;

@@ -230,6 +230,11 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Does not remove it when it is dropped, even if it was made here.
+    pub fn keep(&mut self) {
+        self.is_ours = false;
+    }
+
     fn refused(&self, verb: &'static str, cause: io::Error) -> CgroupError {
         CgroupError::Refused {
             path: self.path.clone(),

@@ -39,9 +39,11 @@ impl Destination {
     /// and a rule on them must not be walked around by the way in which an address is written.
     #[inline(always)]
     pub const fn ipv6(octets: [u8; 16], port: u16, protocol: u8) -> Self {
+        // ANCHOR: mapped
         if let [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] = octets {
             return Self::ipv4([a, b, c, d], port, protocol);
         }
+        // ANCHOR_END: mapped
         Self {
             address: Address::from_ipv6(octets),
             port,

@@ -10,7 +10,8 @@ use lab01_count_packets_common::{
     headers::{Headers, Malformed},
     packet::{Cursor, Header, Packet},
 };
-use lab04_cgroup_policy_common::destination::Destination;
+use lab02_xdp_firewall_common::transport::{self, Transport, Upper};
+use lab04_cgroup_policy_common::{classifier, destination::Destination};
 
 /// The packet that a `cgroup_skb` program was called for. It starts at the IP header: there is no Ethernet header yet
 /// on the way out, and none any more on the way in.
@@ -67,6 +68,21 @@ impl Packet for IpPacket<'_> {
     fn read<H: Header>(&self, offset: usize) -> Option<H> {
         self.ctx.skb.load(offset).ok()
     }
+}
+
+/// Reads what rules ask of a packet.
+#[inline(always)]
+pub fn read(packet: &IpPacket<'_>) -> Result<classifier::Packet, transport::Malformed> {
+    let headers = packet.headers()?;
+    let upper = Upper::find(packet, &headers)?;
+    let transport = Transport::read(packet, &headers, &upper)?;
+    Ok(classifier::Packet::new(
+        &headers,
+        upper.protocol,
+        transport.icmp_type,
+        transport.has_ports,
+        [transport.source_port, transport.destination_port],
+    ))
 }
 
 /// What a `connect4` or `sendmsg4` program was called for.

@@ -1,15 +1,16 @@
 //! Links at the hooks of a cgroup (A2, Z1), and what each hook is called for.
 
-use std::{fs, net::SocketAddr, os::fd::AsFd as _, path::Path};
+use std::{fs, os::fd::AsFd as _, path::Path};
 
 use lab04_cgroup_policy::attach::{AttachError, CgroupLink, Hook};
 use lab04_cgroup_policy_common::destination::Destination;
-use testbed::{Cgroup, End, Host, Link, Result, bpf, traffic::Server};
+use testbed::{Cgroup, Result, bpf};
 
 use crate::{
     bpffs::Bpffs,
     client::{order, order_outside},
     hooks::{Hooks, opened},
+    lab::{Network, PORT},
 };
 
 testbed::listed_tests![
@@ -22,49 +23,6 @@ testbed::listed_tests![
     a_program_that_wants_to_be_the_only_one_is_named_as_the_cause,
     a_pin_that_cannot_be_says_why,
 ];
-
-/// Two hosts, with echo servers on one of them.
-struct Network {
-    cable: Link,
-    _servers: [Server; 2],
-}
-
-const PORT: u16 = 7;
-
-impl Network {
-    fn new() -> Result<Self> {
-        let cable = Host::new("client")?.join(&Host::new("server")?)?;
-        let servers = [
-            Server::udp(&cable.right.host, PORT)?,
-            Server::tcp(&cable.right.host, PORT)?,
-        ];
-        Ok(Self {
-            cable,
-            _servers: servers,
-        })
-    }
-
-    fn client(&self) -> &Host {
-        &self.cable.left.host
-    }
-
-    fn server(&self) -> &End {
-        &self.cable.right
-    }
-
-    fn v4(&self) -> SocketAddr {
-        (self.server().ipv4, PORT).into()
-    }
-
-    fn v6(&self) -> SocketAddr {
-        (self.server().ipv6, PORT).into()
-    }
-
-    /// The server's IPv4 address as one of IPv6.
-    fn mapped(&self) -> SocketAddr {
-        (self.server().ipv4.to_ipv6_mapped(), PORT).into()
-    }
-}
 
 fn each_hook_is_called_for_its_own_and_obeyed() -> Result {
     let network = Network::new()?;

@@ -13,7 +13,8 @@ pub struct Bpffs {
 impl Bpffs {
     /// Mounts it.
     pub fn mount() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // Without a dot in it, which libbpf would replace.
+        let folder = tempfile::Builder::new().prefix("lab04-").tempdir().unwrap();
         mount(Some("bpf"), folder.path(), Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
         Self { folder }
     }

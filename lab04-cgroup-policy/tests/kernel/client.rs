@@ -27,6 +27,9 @@ pub fn was_asked_for() -> bool {
     env::var_os(ORDERS).is_some()
 }
 
+/// Where a client that was told to moves; see [`moved`].
+const GOAL: &str = "LAB04_GOAL";
+
 /// Has a client on `host` and in `cgroup` obey `orders`; what came of each.
 #[track_caller]
 pub fn order<const N: usize>(host: &Host, cgroup: &Cgroup, orders: [&str; N]) -> [String; N] {
@@ -41,6 +44,15 @@ pub fn order<const N: usize>(host: &Host, cgroup: &Cgroup, orders: [&str; N]) ->
 pub fn order_outside<const N: usize>(host: &Host, orders: [&str; N]) -> [String; N] {
     let mut command = host.command(env::current_exe().unwrap());
     command.env(ORDERS, orders.join("\n"));
+    let finished = Running::start(command).unwrap().wait(PATIENCE).unwrap();
+    answers(&finished)
+}
+
+/// As [`order_outside`]; a client that is told to moves into `goal`.
+#[track_caller]
+pub fn order_from_outside<const N: usize>(host: &Host, goal: &Cgroup, orders: [&str; N]) -> [String; N] {
+    let mut command = host.command(env::current_exe().unwrap());
+    command.env(ORDERS, orders.join("\n")).env(GOAL, goal.path());
     let finished = Running::start(command).unwrap().wait(PATIENCE).unwrap();
     answers(&finished)
 }
@@ -68,6 +80,8 @@ pub fn obey() -> ExitCode {
             "fast-open" => fast_open(address),
             "mptcp" => mptcp(address),
             "raw" => raw(address),
+            "moved" => moved(address),
+            "packet" => packet(address),
             how => match how.strip_prefix("udp-from-") {
                 Some(port) => udp(address, port.parse().unwrap()),
                 None => panic!("nobody knows how to {how}"),
@@ -164,5 +178,51 @@ fn raw(address: SocketAddr) -> io::Result<String> {
     let mut target = address;
     target.set_port(0);
     socket.send_to(&datagram, &SockAddr::from(target))?;
+    Ok("sent".into())
+}
+
+/// A datagram out of a socket that was opened before its process came into the cgroup.
+fn moved(address: SocketAddr) -> io::Result<String> {
+    let socket = udp_socket(address, 0)?;
+    let goal = env::var(GOAL).unwrap();
+    std::fs::write(format!("{goal}/cgroup.procs"), "0")?;
+    socket.send_to(b"hello", address)?;
+    socket.recv(&mut [0; 16])?;
+    Ok("answered".into())
+}
+
+/// A datagram out of a packet socket, to everybody on the cable.
+fn packet(address: SocketAddr) -> io::Result<String> {
+    let IpAddr::V4(destination) = address.ip() else {
+        panic!("only IPv4 is sent like this")
+    };
+    let frame = testbed::packets::ethernet()
+        .to_broadcast()
+        .ipv4("10.99.0.77", destination)
+        .udp(4444, address.port())
+        .payload(b"hello")
+        .build();
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+    let interface = nix::net::if_::if_nametoindex("eth0")?;
+    // SAFETY: all zeroes are a valid address.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    to.sll_family = libc::AF_PACKET as u16;
+    to.sll_ifindex = interface.cast_signed();
+    to.sll_halen = 6;
+    to.sll_addr[..6].copy_from_slice(&[0xff; 6]);
+    // SAFETY: the buffer and the address live through the call and are as long as is said.
+    let sent = unsafe {
+        libc::sendto(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const to).cast(),
+            size_of_val(&to) as u32,
+        )
+    };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
     Ok("sent".into())
 }

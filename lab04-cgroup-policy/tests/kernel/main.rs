@@ -1,10 +1,22 @@
 //! lab04 on a real kernel, in cgroups and on hosts that exist for the test only.
 
+#[path = "../random/mod.rs"]
+mod random;
+#[path = "../reference/mod.rs"]
+mod reference;
+
+mod agreement;
 mod attach;
 mod bpffs;
+mod by_hand;
 mod cgroups;
 mod client;
+mod failures;
 mod hooks;
+mod lab;
+mod live;
+mod policy;
+mod program;
 
 use std::process::ExitCode;
 
@@ -15,7 +27,16 @@ fn main() -> ExitCode {
     if client::was_asked_for() {
         return client::obey();
     }
-    let files = [attach::tests, cgroups::tests];
+    let files = [
+        // The long ones first, so that the others run beside them.
+        agreement::tests,
+        live::tests,
+        policy::tests,
+        attach::tests,
+        cgroups::tests,
+        failures::tests,
+        by_hand::tests,
+    ];
     let tests: Vec<KernelTest> = files.into_iter().flat_map(|tests| tests()).collect();
     harness::main(env!("CARGO_PKG_NAME"), tests)
 }

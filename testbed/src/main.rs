@@ -36,6 +36,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    demo::visit_if_asked();
     let Command::Demo { lab, fixed, program } = Options::parse().command;
     let traffic = if fixed { Traffic::Fixed } else { Traffic::Lively };
     match demo::run(lab, traffic, &program) {

@@ -72,7 +72,10 @@ impl Way {
         let any = |accepts: fn(&str) -> bool| args.iter().any(|arg| arg.to_str().is_some_and(accepts));
         if any(|arg| matches!(arg, "--help" | "-h" | "--version" | "-V")) {
             Self::AsIs
-        } else if any(|arg| arg == "--iface" || arg.starts_with("--iface=") || is_short_iface(arg)) {
+        } else if any(|arg| arg == "--iface" || arg.starts_with("--iface=") || is_short_iface(arg))
+            || any(|arg| arg == "--cgroup" || arg.starts_with("--cgroup="))
+            || args.first().is_some_and(|arg| arg == "mode")
+        {
             Self::OnInterface
         } else {
             Self::InTestbed

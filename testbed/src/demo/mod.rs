@@ -2,6 +2,7 @@
 
 mod lab01;
 mod lab02;
+mod lab04;
 mod pings;
 mod presets;
 mod signals;
@@ -20,6 +21,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+pub use self::lab04::visit_if_asked;
 use self::{pings::Pings, presets::Preset};
 use crate::{End, process};
 
@@ -27,18 +29,31 @@ use crate::{End, process};
 #[derive(Clone, Copy, Debug)]
 pub struct Demo {
     lab: &'static str,
-    set_up: fn(Traffic) -> crate::Result<Stage>,
+    show: Show,
+}
+
+/// How a lab is shown.
+#[derive(Clone, Copy, Debug)]
+enum Show {
+    /// On a host that others talk to.
+    Host(fn(Traffic) -> crate::Result<Stage>),
+    /// In its own way.
+    Itself(fn(Traffic, &[OsString]) -> Result<u8>),
 }
 
 /// Every demo that there is.
-const DEMOS: [Demo; 2] = [
+const DEMOS: [Demo; 3] = [
     Demo {
         lab: "lab01",
-        set_up: |_| lab01::set_up(),
+        show: Show::Host(|_| lab01::set_up()),
     },
     Demo {
         lab: "lab02",
-        set_up: lab02::set_up,
+        show: Show::Host(lab02::set_up),
+    },
+    Demo {
+        lab: "lab04",
+        show: Show::Itself(lab04::run),
     },
 ];
 
@@ -97,8 +112,12 @@ pub fn run(demo: Demo, traffic: Traffic, program: &[OsString]) -> Result<u8> {
             demo.lab
         );
     }
+    let set_up = match demo.show {
+        Show::Host(set_up) => set_up,
+        Show::Itself(run) => return run(traffic, program),
+    };
     let signals = signals::block().context("signals cannot be blocked")?;
-    let mut stage = (demo.set_up)(traffic).context("the demo's hosts cannot be made")?;
+    let mut stage = set_up(traffic).context("the demo's hosts cannot be made")?;
     eprintln!("{}", stage.introduction);
 
     let mut child = stage.start(program)?;
@@ -217,6 +236,9 @@ mod tests {
     fn a_demo_is_found_by_the_number_and_by_the_name_of_its_lab() {
         assert!(Demo::find("lab01").is_ok());
         assert!(Demo::find("lab02-xdp-firewall").is_ok());
-        assert_eq!(Demo::find("lab1").unwrap_err(), "there is a demo for lab01, lab02");
+        assert_eq!(
+            Demo::find("lab1").unwrap_err(),
+            "there is a demo for lab01, lab02, lab04"
+        );
     }
 }

@@ -23,10 +23,12 @@ up() {
     mkdir "$folder"
     bpftool prog loadall "$object" "$folder/programs" pinmaps "$folder/maps"
 
-    # A policy without rules that denies what goes out: all zeros, but for one word behind the tuples.
-    # shellcheck disable=SC2046
+    # A policy without rules that denies what goes out. For each family and direction: no tuples, and no rank of a rule
+    # that asks for the source; then the flags, of which the first says what happens to what goes out.
+    no_rules_v4="$(zeros 652) ff ff ff ff" no_rules_v6="$(zeros 1420) ff ff ff ff"
+    # shellcheck disable=SC2046,SC2086
     bpftool map update pinned "$folder/maps/CONFIGS" key 0 0 0 0 \
-        value hex $(zeros 4160) 01 00 00 00 $(zeros 12)
+        value hex $no_rules_v4 $no_rules_v4 $no_rules_v6 $no_rules_v6 01 00 00 00 $(zeros 12)
     # Block: the mode is one word.
     bpftool map update pinned "$folder/maps/MODE" key 0 0 0 0 value 1 0 0 0
 

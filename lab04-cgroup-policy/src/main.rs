@@ -72,6 +72,7 @@ enum ModeArgument {
 }
 
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 struct Run {
     /// The cgroup: a folder of cgroup v2, or its path below the root of that. Its descendants are covered.
     #[arg(long, value_name = "PATH")]

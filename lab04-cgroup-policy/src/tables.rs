@@ -42,9 +42,6 @@ pub enum TablesError {
     Io(#[from] io::Error),
 }
 
-/// The entries of both families, by their keys.
-pub type Entries = (BTreeMap<KeyV4, Entry>, BTreeMap<KeyV6, Entry>);
-
 /// The sizes of the maps that hold `max_entries` entries of each version of IP in either slot, for
 /// [`lab01_count_packets::load::load_object`].
 pub fn map_sizes(max_entries: u32) -> [(&'static str, u32); 3] {
@@ -53,6 +50,14 @@ pub fn map_sizes(max_entries: u32) -> [(&'static str, u32); 3] {
         ("RULES_V6", max_entries * SLOTS),
         ("BY_RULE", (RESERVED_RULES + max_entries * SLOTS) * COUNTERS_OF_A_RULE),
     ]
+}
+
+/// The entries of a policy, by version of IP.
+pub struct Entries {
+    /// Those of IPv4.
+    pub v4: BTreeMap<KeyV4, Entry>,
+    /// Those of IPv6.
+    pub v6: BTreeMap<KeyV6, Entry>,
 }
 
 /// The tables of one loaded object.
@@ -172,9 +177,10 @@ impl PolicyTables {
 
     /// The entries in force, read back from the kernel.
     pub fn entries(&self) -> Result<Entries, TablesError> {
-        let v4: BTreeMap<KeyV4, Entry> = self.rules_v4.iter().collect::<Result<_, _>>()?;
-        let v6: BTreeMap<KeyV6, Entry> = self.rules_v6.iter().collect::<Result<_, _>>()?;
-        Ok((v4, v6))
+        Ok(Entries {
+            v4: self.rules_v4.iter().collect::<Result<_, _>>()?,
+            v6: self.rules_v6.iter().collect::<Result<_, _>>()?,
+        })
     }
 
     /// Gives each rule a counter number: its own if it had one, else a free one, whose counters are set to 0. A number that
@@ -226,15 +232,11 @@ fn remove<K: Pod>(map: &mut HashMap<MapData, K, Entry>, keys: &[K]) {
 
 fn in_slot(config: &Config, slot: u8) -> Config {
     let mut config = *config;
-    for Tuples { tuples, .. } in &mut config.v4 {
-        for tuple in tuples {
-            tuple.mask.slot = slot;
-        }
+    for tuple in config.v4.iter_mut().flat_map(|Tuples { tuples, .. }| tuples) {
+        tuple.mask.slot = slot;
     }
-    for Tuples { tuples, .. } in &mut config.v6 {
-        for tuple in tuples {
-            tuple.mask.slot = slot;
-        }
+    for tuple in config.v6.iter_mut().flat_map(|Tuples { tuples, .. }| tuples) {
+        tuple.mask.slot = slot;
     }
     config
 }

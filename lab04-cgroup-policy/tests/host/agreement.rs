@@ -8,7 +8,8 @@ use lab04_cgroup_policy_common::{classifier::Decision, destination::Destination}
 
 use crate::{
     random::{self, Dice},
-    reference::{Host, direction, expected, facts, rule_number},
+    reference::{expected, rule_number},
+    tables::{Host, direction, facts},
 };
 
 /// How many packets meet each policy.

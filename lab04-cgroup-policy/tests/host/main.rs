@@ -10,3 +10,4 @@ mod reference;
 
 mod agreement;
 mod limits;
+mod tables;

@@ -160,6 +160,8 @@ fn without_bpf(command: &mut Command, bpf_command: Option<u32>, errno: i32) {
 }
 
 fn a_kernel_without_bpf_or_without_a_hook_is_named_with_what_it_needs() -> Result {
+    const LINK_CREATE: u32 = 28;
+
     let place = Place::new()?;
     let mut without = place.command(&[]);
     without_bpf(&mut without, None, libc::ENOSYS);
@@ -172,7 +174,6 @@ fn a_kernel_without_bpf_or_without_a_hook_is_named_with_what_it_needs() -> Resul
     ] {
         assert!(finished.stderr.contains(part), "{part:?} in {finished:#?}");
     }
-    const LINK_CREATE: u32 = 28;
     let mut without = place.command(&[]);
     without_bpf(&mut without, Some(LINK_CREATE), libc::EINVAL);
     assert_says(

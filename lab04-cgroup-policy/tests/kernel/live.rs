@@ -316,8 +316,16 @@ fn pinned_it_goes_on_until_the_pins_are_removed() -> Result {
         assert!(pins.join(name).exists(), "{name}");
     }
     fs::remove_dir_all(&pins).unwrap();
-    assert_eq!(order(host, &cgroup, [&udp]), ["answered"]);
+    answered_soon(host, &cgroup, &udp);
     Ok(())
+}
+
+/// Waits until what was denied is answered: the kernel lets go of a link a moment after its last user has.
+fn answered_soon(host: &Host, cgroup: &Cgroup, what: &str) {
+    let start = Instant::now();
+    while order(host, cgroup, [what]) != ["answered"] {
+        assert!(start.elapsed() < PATIENCE, "still attached");
+    }
 }
 
 fn killed_it_leaves_nothing_attached_and_the_next_one_starts() -> Result {
@@ -330,11 +338,7 @@ fn killed_it_leaves_nothing_attached_and_the_next_one_starts() -> Result {
     assert_eq!(order(host, &cgroup, [&udp]), ["denied"]);
     enforcing.running.signal(Signal::SIGKILL)?;
     assert!(!enforcing.running.wait(PATIENCE)?.status.success());
-    // The kernel closes the links with the process, a moment later.
-    let start = Instant::now();
-    while order(host, &cgroup, [&udp]) != ["answered"] {
-        assert!(start.elapsed() < PATIENCE, "still attached");
-    }
+    answered_soon(host, &cgroup, &udp);
     let next = Enforcing::on(host, &cgroup, &policy.path(), &[]);
     assert_eq!(order(host, &cgroup, [&udp]), ["denied"]);
     next.stop();

@@ -13,7 +13,13 @@ use enforcer_policy::{
     Policy,
     model::{Action, Address, Mode, Order, Prefix, Range, Rule},
 };
-use lab04_cgroup_policy::{OBJECT, attach::Hook, compile::compile, enforcement::Loaded, tables::map_sizes};
+use lab04_cgroup_policy::{
+    OBJECT,
+    attach::Hook,
+    compile::compile,
+    enforcement::Loaded,
+    tables::{Entries, map_sizes},
+};
 use lab04_cgroup_policy_common::{
     classifier::{BLOCKS, OBSERVES},
     key::KeyV4,
@@ -40,7 +46,7 @@ fn entries_stand_in_the_maps_as_the_rules_have_them() {
            { name: dns, direction: egress, destination: 192.0.2.53, destination_ports: 53, protocol: udp, action: allow },
            { name: net, direction: egress, destination: 192.0.2.0/24, mode: observe, action: block } ] }",
     );
-    let (v4, v6) = program.loaded.tables.entries().unwrap();
+    let Entries { v4, v6 } = program.loaded.tables.entries().unwrap();
     assert!(v6.is_empty());
     let mut found: Vec<_> = v4
         .into_iter()
@@ -127,7 +133,7 @@ fn a_new_policy_takes_effect_whole_and_rules_keep_their_counters() {
         );
     }
     assert_eq!(["a", "c", "default"].map(|name| packets_of(&program, name)), [2, 1, 2]);
-    let (v4, _) = program.loaded.tables.entries().unwrap();
+    let Entries { v4, .. } = program.loaded.tables.entries().unwrap();
     assert_eq!(v4.len(), 2, "the old entries are gone: {v4:?}");
 }
 

@@ -61,7 +61,7 @@ pub fn policy(dice: &mut Dice) -> Policy {
     };
     policy.sets.insert("several".to_owned(), several);
     // Few kinds of rules, as people write them: otherwise there are more tuples than a policy may have.
-    let kinds: Vec<usize> = (0..1 + dice.below(5)).map(|_| dice.below(32)).collect();
+    let kinds: Vec<usize> = (0..=dice.below(5)).map(|_| dice.below(32)).collect();
     policy.rules = (0..dice.below(14))
         .map(|number| {
             let kind = dice.one_of(&kinds);
@@ -105,7 +105,7 @@ fn addresses(dice: &mut Dice) -> Vec<Address> {
     if dice.percent(15) {
         return vec![Address::Set("several".to_owned())];
     }
-    (0..1 + dice.below(3)).map(|_| Address::Prefix(prefix(dice))).collect()
+    (0..=dice.below(3)).map(|_| Address::Prefix(prefix(dice))).collect()
 }
 
 fn prefix(dice: &mut Dice) -> Prefix {
@@ -144,7 +144,7 @@ fn ipv6(dice: &mut Dice) -> Ipv6Addr {
 }
 
 fn port_ranges(dice: &mut Dice) -> Vec<Range<u16>> {
-    (0..1 + dice.below(2))
+    (0..=dice.below(2))
         .map(|_| {
             let port = dice.one_of(&PORTS);
             if dice.percent(20) {

@@ -72,6 +72,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
             &format!("features on Linux {}", options.kernels),
             &["test", "--features", "--kernel", &options.kernels],
         )?,
+        xtask(
+            workspace,
+            &format!("verified instructions on Linux {}", options.kernels),
+            &["inspect", "--kernel", &options.kernels],
+        )?,
     ];
     if options.fuzz_seconds > 0 && !fuzz::targets(workspace.root())?.is_empty() {
         let seconds = options.fuzz_seconds.to_string();

@@ -1,4 +1,7 @@
-//! `cargo xtask inspect LAB`: builds a lab and has the program `inspect` look at the lab's eBPF object.
+//! `cargo xtask inspect LAB`: builds a lab and has the program `inspect` look at the lab's eBPF object; with `--kernel`,
+//! at the objects of all labs in virtual machines.
+
+mod verified;
 
 use std::{
     ffi::OsString,
@@ -11,18 +14,34 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use self::verified::{Judgements, Record};
 use crate::{
-    cargo, labs,
+    cargo, interrupt,
+    labs::{self, Lab},
     privilege::{Privilege, become_command},
-    setup,
+    setup, terminal, vm,
     workspace::Workspace,
 };
 
 /// Which lab, and what to show of it.
 #[derive(Args)]
 pub struct Options {
-    /// The lab: its number as in lab01, or the name of its folder.
-    lab: String,
+    /// The lab: its number as in lab01, or the name of its folder. With --kernel, all of them if none is named.
+    #[arg(required_unless_present = "kernel")]
+    lab: Option<String>,
+
+    /// How many instructions the verifiers of other kernels walk through, compared with what is recorded: a series such
+    /// as 5.10, several with commas between them, `newest`, `all`, or an image such as ./bzImage.
+    #[arg(long, value_name = "VERSION|all|FILE", conflicts_with_all = ["json", "graph", "object", "program"])]
+    kernel: Option<String>,
+
+    /// Record what was seen, instead of comparing.
+    #[arg(long, requires = "kernel")]
+    bless: bool,
+
+    /// Why programs may have grown by more than a tenth.
+    #[arg(long, value_name = "TEXT", requires = "bless")]
+    reason: Option<String>,
 
     /// Print JSON.
     #[arg(long, conflicts_with = "graph")]
@@ -43,14 +62,79 @@ pub struct Options {
 
 /// Builds the lab, finds its object and becomes `inspect`.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
-    let lab = labs::find(workspace, &options.lab)?;
+    let labs = match &options.lab {
+        Some(lab) => vec![labs::find(workspace, lab)?],
+        None => labs::all(workspace)?,
+    };
     setup::ensure(workspace)?;
+    if let Some(kernel) = &options.kernel {
+        return on_kernels(workspace, options, kernel, &labs);
+    }
+    let lab = labs.first().context("there are no labs")?;
     let args = ["build", "--package", &lab.name, "--package", "inspect"];
     let built = cargo::build(workspace, &lab.name, &args)?;
     let object = object_in(built.out_dir(&lab.name)?, &lab.name, options.object.as_deref())?;
     let inspect = built.program("inspect")?;
     let args = options.args(&object);
     Err(become_command(&mut options.command(inspect, &args)))
+}
+
+/// Has the verifiers of other kernels judge the labs' objects, and compares that with the record or writes it there.
+fn on_kernels(workspace: &Workspace, options: &Options, kernel: &str, labs: &[Lab]) -> Result<ExitCode> {
+    let machines = vm::Lab::obtain(workspace, kernel, None)?;
+    let mut args = vec!["build", "--package", "inspect"];
+    args.extend(labs.iter().flat_map(|lab| ["--package", &lab.name]));
+    let built = cargo::build(workspace, "what is to be inspected", &args)?;
+    let mut objects = Vec::new();
+    for lab in labs {
+        objects.extend(objects_in(built.out_dir(&lab.name)?)?);
+    }
+    let answers = machines.ask(workspace, built.program("inspect")?, &objects, &["--json"])?;
+    if interrupt::happened() {
+        return Ok(interrupt::status());
+    }
+
+    let mut record = Record::read(workspace.root())?;
+    let (mut kernels, mut failures) = (Vec::new(), Vec::new());
+    for answers in &answers {
+        failures.extend(
+            answers
+                .failures
+                .iter()
+                .map(|failure| format!("Linux {}: {failure}", answers.kernel)),
+        );
+        let mut seen = Judgements::new();
+        for output in &answers.outputs {
+            match verified::judgements(output) {
+                Ok(judgements) => seen.extend(judgements),
+                Err(error) => failures.push(format!("Linux {}: {error:#}", answers.kernel)),
+            }
+        }
+        if answers.is_of_debian() && options.bless {
+            record.take_over(&answers.kernel, &seen, options.reason.as_deref())?;
+        } else if answers.is_of_debian() {
+            failures.extend(record.differences(&answers.kernel, &seen));
+        }
+        kernels.push((answers.kernel.clone(), seen));
+    }
+    println!("{}", verified::table(&kernels));
+    let style = terminal::stdout();
+    for failure in &failures {
+        println!("{} {failure}", style.red("✗"));
+    }
+    if !failures.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
+    if options.bless {
+        record.write(workspace.root())?;
+        println!("{} was written.", verified::FILE);
+    } else {
+        println!(
+            "No program has grown by more than a tenth of what {} says.",
+            verified::FILE
+        );
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Options {
@@ -83,13 +167,8 @@ impl Options {
 
 /// The eBPF object among what a lab's build script has left: the only one, or the lab's main one, or the one named.
 fn object_in(out_dir: &Path, lab: &str, name: Option<&str>) -> Result<PathBuf> {
-    let entries = fs::read_dir(out_dir).with_context(|| format!("{} cannot be read", out_dir.display()))?;
-    let mut objects: Vec<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.is_file() && is_ebpf_object(path))
-        .filter(|path| name.is_none_or(|name| path.file_name().is_some_and(|file| file == name)))
-        .collect();
-    objects.sort();
+    let mut objects = objects_in(out_dir)?;
+    objects.retain(|path| name.is_none_or(|name| path.file_name().is_some_and(|file| file == name)));
     let main = objects.iter().find(|path| path.ends_with(lab));
     match (objects.as_slice(), main) {
         ([object], _) | (_, Some(object)) => Ok(object.clone()),
@@ -106,6 +185,17 @@ fn object_in(out_dir: &Path, lab: &str, name: Option<&str>) -> Result<PathBuf> {
             )
         }
     }
+}
+
+/// All eBPF objects that a lab's build script has left, in the order of their names.
+fn objects_in(out_dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(out_dir).with_context(|| format!("{} cannot be read", out_dir.display()))?;
+    let mut objects: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_file() && is_ebpf_object(path))
+        .collect();
+    objects.sort();
+    Ok(objects)
 }
 
 /// Whether a file is ELF for the machine eBPF: the machine's number stands at offset 18 of the header.

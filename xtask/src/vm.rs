@@ -65,33 +65,78 @@ impl Lab {
         Ok(Self { qemu, kernels })
     }
 
-    /// Runs kernel tests on each kernel, on several of them at the same time where this machine has the processors.
+    /// Runs kernel tests on each kernel.
     pub fn test(&self, workspace: &Workspace, what: &What) -> Result<Vec<KernelReport>> {
         let guest = Guest::of(workspace, what)?;
+        self.on_each(|kernel, alone| guest.test(workspace, &self.qemu, kernel, alone))
+    }
+
+    /// Runs `program` on each kernel, once with each of these files as its argument.
+    pub fn ask(&self, workspace: &Workspace, program: &Path, files: &[PathBuf], args: &[&str]) -> Result<Vec<Answers>> {
+        let guest = Guest::that_runs(workspace, program, files, args)?;
+        self.on_each(|kernel, _| guest.ask(workspace, &self.qemu, kernel))
+    }
+
+    /// Does something with each kernel, with several of them at the same time where this machine has the processors;
+    /// `true` is for a kernel that has no other beside it.
+    fn on_each<T: Send>(&self, work: impl Fn(&Kernel, bool) -> Result<T> + Sync) -> Result<Vec<T>> {
         interrupt::note_only();
         let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let at_once = processors.min(self.kernels.len());
         let next = AtomicUsize::new(0);
-        let work = || {
-            let mut reports = Vec::new();
-            while let Some(kernel) = self.kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if !interrupt::happened() {
-                    reports.push(guest.run(workspace, &self.qemu, kernel, at_once == 1)?);
+        let some = || {
+            let mut done = Vec::new();
+            loop {
+                let place = next.fetch_add(1, Ordering::Relaxed);
+                match self.kernels.get(place) {
+                    Some(kernel) if !interrupt::happened() => done.push((place, work(kernel, at_once == 1)?)),
+                    _ => return Ok(done),
                 }
             }
-            Ok(reports)
         };
-        let reports: Result<Vec<Vec<KernelReport>>> = thread::scope(|scope| {
-            let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
-            let reports = workers
+        let done: Result<Vec<Vec<(usize, T)>>> = thread::scope(|scope| {
+            let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(some)).collect();
+            let done = workers
                 .into_iter()
                 .map(|worker| worker.join().expect("no worker panics"));
-            reports.collect()
+            done.collect()
         });
-        let mut reports: Vec<_> = reports?.into_iter().flatten().collect();
-        let place = |report: &KernelReport| self.kernels.iter().position(|kernel| kernel.name == report.name);
-        reports.sort_by_key(place);
-        Ok(reports)
+        let mut done: Vec<_> = done?.into_iter().flatten().collect();
+        done.sort_by_key(|(place, _)| *place);
+        Ok(done.into_iter().map(|(_, result)| result).collect())
+    }
+}
+
+/// What a program has said on a kernel.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// What the user called the kernel.
+    pub kernel: String,
+    /// What the program printed in each run that came to its end.
+    pub outputs: Vec<String>,
+    /// What went wrong, a line each.
+    pub failures: Vec<String>,
+}
+
+impl Answers {
+    /// Whether the kernel is one of Debian, not one given as a file.
+    pub fn is_of_debian(&self) -> bool {
+        !kernel::is_image(&self.kernel)
+    }
+
+    /// `output` is what the current run has printed so far.
+    fn hear(&mut self, output: &mut String, message: Message) {
+        match message {
+            Message::Output(line) => output.extend([line.as_str(), "\n"]),
+            Message::Ended { failure } => {
+                let output = std::mem::take(output);
+                match failure {
+                    Some(failure) => self.failures.push(format!("{failure}: {}", output.trim())),
+                    None => self.outputs.push(output),
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -126,11 +171,7 @@ impl Guest {
     fn of(workspace: &Workspace, what: &What) -> Result<Self> {
         let folder = scratch(workspace)?;
         let stripped = |program: &Path| initramfs::stripped(program, &folder);
-        let mut tree = Tree::default();
-        for folder in ["/dev", "/proc", "/root", "/run", "/sys", "/tmp"] {
-            tree.folder(folder);
-        }
-        tree.ourselves("/init", stripped)?;
+        let mut tree = empty_tree(workspace)?;
         for tool in TOOLS.iter().filter_map(|tool| find_in_path(tool, guest::PATH.as_ref())) {
             tree.program(&tool, initramfs::contents)?;
         }
@@ -152,10 +193,69 @@ impl Guest {
         })
     }
 
+    fn that_runs(workspace: &Workspace, program: &Path, files: &[PathBuf], args: &[&str]) -> Result<Self> {
+        let folder = scratch(workspace)?;
+        let mut tree = empty_tree(workspace)?;
+        tree.program(program, |program| initramfs::stripped(program, &folder))?;
+        let mut runs = Vec::new();
+        for file in files {
+            tree.file(file, 0o644, initramfs::contents(file)?);
+            let file = file.display().to_string();
+            let run = Run {
+                program: program.to_owned(),
+                folder: "/".into(),
+                args: args.iter().map(|arg| (*arg).to_owned()).chain([file.clone()]).collect(),
+                variables: Vec::new(),
+            };
+            runs.push((file, run));
+        }
+        Ok(Self {
+            programs: tree.archive(),
+            runs,
+        })
+    }
+
+    fn ask(&self, workspace: &Workspace, qemu: &Qemu, kernel: &Kernel) -> Result<Answers> {
+        let mut answers = Answers {
+            kernel: kernel.name.clone(),
+            ..Answers::default()
+        };
+        let mut output = String::new();
+        let files = Files::of(&scratch(workspace)?, &kernel.name);
+        let end = self.boot(qemu, kernel, &files, |message| answers.hear(&mut output, message))?;
+        match end {
+            End::Failed { why, .. } if !interrupt::happened() => {
+                let console = files.console.display();
+                answers
+                    .failures
+                    .push(format!("the guest was lost: {why}; its console is in {console}"));
+            }
+            _ => {}
+        }
+        Ok(answers)
+    }
+
     /// Runs the tests on one kernel. `live` shows what they print at once, and not only when all have ended, which would
     /// be a muddle were there other kernels at the same time.
-    fn run(&self, workspace: &Workspace, qemu: &Qemu, kernel: &Kernel, live: bool) -> Result<KernelReport> {
+    fn test(&self, workspace: &Workspace, qemu: &Qemu, kernel: &Kernel, live: bool) -> Result<KernelReport> {
         let files = Files::of(&scratch(workspace)?, &kernel.name);
+        let started = Instant::now();
+        let packages = self.runs.iter().map(|(package, _)| package.as_str());
+        let mut listener = Listener::new(&kernel.name, packages, live);
+        let end = self.boot(qemu, kernel, &files, |message| listener.hear(message))?;
+        fs::write(&files.results, listener.results.concat())
+            .with_context(|| format!("{} cannot be written", files.results.display()))?;
+        let (mut report, kept) = listener.finish(end);
+        let seconds = started.elapsed().as_secs_f64();
+        println!("{kept}Linux {}: {} in {seconds:.0} s", report.name, report.tally());
+        if interrupt::happened() {
+            report.failures.clear();
+        }
+        Ok(report)
+    }
+
+    /// Boots a kernel, which does the runs.
+    fn boot(&self, qemu: &Qemu, kernel: &Kernel, files: &Files, hear: impl FnMut(Message)) -> Result<End> {
         let modules = match &kernel.modules {
             Some(folder) => Modules::in_folder(folder)?,
             None => Modules::none(),
@@ -174,21 +274,7 @@ impl Guest {
             initramfs: &files.initramfs,
             command_line: COMMAND_LINE,
         };
-        let started = Instant::now();
-        let packages = self.runs.iter().map(|(package, _)| package.as_str());
-        let mut listener = Listener::new(&kernel.name, packages, live);
-        let end = qemu::boot(qemu, &machine, &files.console, Limits::USUAL, |message| {
-            listener.hear(message);
-        })?;
-        fs::write(&files.results, listener.results.concat())
-            .with_context(|| format!("{} cannot be written", files.results.display()))?;
-        let (mut report, kept) = listener.finish(end);
-        let seconds = started.elapsed().as_secs_f64();
-        println!("{kept}Linux {}: {} in {seconds:.0} s", report.name, report.tally());
-        if interrupt::happened() {
-            report.failures.clear();
-        }
-        Ok(report)
+        qemu::boot(qemu, &machine, &files.console, Limits::USUAL, hear)
     }
 
     /// A further archive, which the kernel unpacks after the one with the programs: the modules and the job.
@@ -208,6 +294,17 @@ impl Guest {
         tree.file(JOB, 0o644, serde_json::to_vec(&job)?);
         Ok(tree.archive())
     }
+}
+
+/// A guest's first files: the folders, and this very program as what starts first.
+fn empty_tree(workspace: &Workspace) -> Result<Tree> {
+    let folder = scratch(workspace)?;
+    let mut tree = Tree::default();
+    for folder in ["/dev", "/proc", "/root", "/run", "/sys", "/tmp"] {
+        tree.folder(folder);
+    }
+    tree.ourselves("/init", |program| initramfs::stripped(program, &folder))?;
+    Ok(tree)
 }
 
 /// The folder for what guests need while they run, and for their consoles.
@@ -243,7 +340,12 @@ fn run_of(test: &Executable, what: &What) -> Run {
     Run {
         program: test.path.clone(),
         folder: test.folder.clone(),
-        args: what.filter.to_vec(),
+        args: what
+            .filter
+            .iter()
+            .cloned()
+            .chain(["--color".into(), "never".into()])
+            .collect(),
         variables,
     }
 }
@@ -511,6 +613,26 @@ mod tests {
         let failures = failures(&["lab01"], messages, End::Done);
         assert_eq!(failures.len(), 1);
         assert!(failures[0].ends_with("another kernel: veth, tun"), "{failures:?}");
+    }
+
+    #[test]
+    fn what_a_program_printed_is_kept_by_run_and_told_where_the_run_failed() {
+        let (mut answers, mut output) = (Answers::default(), String::new());
+        let said = |line: &str| Message::Output(line.into());
+        for message in [
+            said("{"),
+            said("}"),
+            ended(None),
+            said("error: no such file"),
+            ended(FAILED),
+        ] {
+            answers.hear(&mut output, message);
+        }
+        assert_eq!(answers.outputs, ["{\n}\n"]);
+        assert_eq!(
+            answers.failures,
+            ["the runner ended with exit status 101: error: no such file"]
+        );
     }
 
     #[test]

@@ -81,7 +81,6 @@ fn test(run: &Run, host: &Host) -> Result<Option<String>> {
     let mut command = Command::new(&run.program);
     command
         .args(&run.args)
-        .args(["--color", "never"])
         .current_dir(&run.folder)
         .env_clear()
         // Apart from what the tests print, which may break into a line.

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use env_logger::{Builder, Env, Target};
+use log::LevelFilter;
 
 use crate::screen::Screen;
 
@@ -10,7 +11,12 @@ use crate::screen::Screen;
 ///
 /// Where both the live `screen` and standard error are on the terminal, the lines scroll by above the live part.
 pub fn init(screen: Option<&Screen>) {
-    let mut builder = Builder::from_env(Env::default().default_filter_or("info"));
+    init_from(LevelFilter::Info, screen);
+}
+
+/// As [`init`], but from `level` on unless `RUST_LOG` says otherwise.
+pub fn init_from(level: LevelFilter, screen: Option<&Screen>) {
+    let mut builder = Builder::from_env(Env::default().default_filter_or(level.as_str()));
     builder.format(|line, record| writeln!(line, "{}: {}", record.level().as_str().to_lowercase(), record.args()));
     if let Some(screen) = screen
         && std::io::stderr().is_terminal()

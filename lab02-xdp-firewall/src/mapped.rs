@@ -5,6 +5,7 @@ use std::{
     num::NonZeroUsize,
     os::fd::{AsFd as _, BorrowedFd},
     ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::{
@@ -22,6 +23,9 @@ pub struct MappedArray<T> {
     entries: usize,
     length: NonZeroUsize,
 }
+
+// SAFETY: the mapping belongs to the process, not to a thread, and this is its only handle; what it holds is plain data.
+unsafe impl<T: Pod> Send for MappedArray<T> {}
 
 impl<T: Pod> MappedArray<T> {
     /// Maps `array` into memory. The mapping keeps the map alive; its descriptor is not needed any more.
@@ -72,6 +76,21 @@ impl<T: Pod> MappedArray<T> {
                 .add(first)
                 .copy_from_nonoverlapping(values.as_ptr(), values.len());
         }
+    }
+}
+
+impl MappedArray<u64> {
+    /// Writes one number, at once: a program that reads it has the old or the new one, and with the new one finds what
+    /// was written before it.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such entry.
+    pub fn store(&mut self, index: usize, value: u64) {
+        assert!(index < self.entries, "entry {index} of an array of {}", self.entries);
+        // SAFETY: the entry was just checked, lies at a multiple of eight bytes, and is only ever accessed whole.
+        let entry = unsafe { AtomicU64::from_ptr(self.first.as_ptr().add(index)) };
+        entry.store(value, Ordering::Release);
     }
 }
 

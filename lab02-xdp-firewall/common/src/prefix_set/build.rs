@@ -123,6 +123,18 @@ impl Content {
             exact_v6: add_table(&mut self.buckets_v6, &singles_v6, seed, Exact::home_v6),
         }
     }
+
+    /// Adds a tree over ascending `bounds` (in host order), to be asked by [`Tree::position`].
+    pub fn add_bounds_v4(&mut self, bounds: &[u32]) -> Tree {
+        let bounds: Vec<Bound> = bounds.iter().map(|bound| Bound::plain(u128::from(*bound))).collect();
+        add_tree(&mut self.nodes_v4, &bounds, leaf_v4, inner_v4)
+    }
+
+    /// As [`Content::add_bounds_v4`], of IPv6 addresses.
+    pub fn add_bounds_v6(&mut self, bounds: &[u128]) -> Tree {
+        let bounds: Vec<Bound> = bounds.iter().copied().map(Bound::plain).collect();
+        add_tree(&mut self.nodes_v6, &bounds, leaf_v6, inner_v6)
+    }
 }
 
 /// The prefixes of one family, as intervals.
@@ -182,6 +194,13 @@ fn join_adjacent(disjoint: &[(u128, u128)]) -> Vec<(u128, u128)> {
 struct Bound {
     address: u128,
     inside: bool,
+}
+
+impl Bound {
+    /// One between intervals that are told apart by their position alone.
+    fn plain(address: u128) -> Self {
+        Self { address, inside: false }
+    }
 }
 
 fn bounds(intervals: &[(u128, u128)], highest: u128) -> Vec<Bound> {

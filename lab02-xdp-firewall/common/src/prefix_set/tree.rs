@@ -51,6 +51,19 @@ impl Tree {
     /// Whether `key` lies in one of the intervals. `node` fetches a node by its index in the array.
     #[inline(always)]
     pub fn contains<'a, N: Node + 'a>(&self, node: impl Fn(u32) -> Option<&'a N>, key: N::Key) -> bool {
+        self.descend(node, key).is_some_and(|place| place.inside)
+    }
+
+    /// The place of the interval that holds `key`, for a table that has something for each interval: the number of its
+    /// leaf times [`Node::CHILDREN`], plus how many of that leaf's bounds are not above `key`. `None` if the array is
+    /// not what the tree says.
+    #[inline(always)]
+    pub fn position<'a, N: Node + 'a>(&self, node: impl Fn(u32) -> Option<&'a N>, key: N::Key) -> Option<u32> {
+        self.descend(node, key).map(|place| place.position)
+    }
+
+    #[inline(always)]
+    fn descend<'a, N: Node + 'a>(&self, node: impl Fn(u32) -> Option<&'a N>, key: N::Key) -> Option<Place> {
         // ANCHOR: descend
         let mut position = 0;
         let mut inside = false;
@@ -60,16 +73,20 @@ impl Tree {
             }
             // Only the highest address of all can count free places, and would then fall off the level's end.
             let in_level = position.min(level.nodes - 1);
-            let Some(node) = node(level.first + in_level) else {
-                return false;
-            };
+            let node = node(level.first + in_level)?;
             let rank = node.rank(key);
             inside = rank > 0 && node.inside_from(rank - 1);
             position = in_level * N::CHILDREN + rank;
         }
-        inside
+        Some(Place { position, inside })
         // ANCHOR_END: descend
     }
+}
+
+/// Where a look-up ends.
+struct Place {
+    position: u32,
+    inside: bool,
 }
 
 /// Fifteen IPv4 bounds, in one cache line.

@@ -4,7 +4,11 @@ use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
+    net::UdpSocket,
+    os::{
+        fd::AsRawFd as _,
+        unix::{fs::MetadataExt as _, net::UnixStream, process::CommandExt as _},
+    },
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -20,7 +24,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{Error, Host, Result};
+use crate::{Error, Host, Result, descriptor};
 
 /// A disposable cgroup below the root of the cgroup v2 hierarchy.
 ///
@@ -91,6 +95,32 @@ impl Cgroup {
             command.pre_exec(move || (&processes).write_all(b"0"));
         }
         Ok(())
+    }
+
+    /// A UDP socket on any port of `host`'s, made by a process in this cgroup: the kernel decides by who made a socket, not
+    /// by who sends.
+    pub fn udp_socket(&self, host: &Host) -> Result<UdpSocket> {
+        let explain = |error| Error::system(format!("making a socket in the cgroup {}", self.path.display()), error);
+        let (ours, theirs) = UnixStream::pair().map_err(explain)?;
+        // What the program is does not matter: it is over before it begins.
+        let mut command = self.command(host, "true")?;
+        // SAFETY: between fork and exec three system calls are made, and nothing is allocated.
+        unsafe {
+            command.pre_exec(move || {
+                let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+                if fd < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                descriptor::send(theirs.as_raw_fd(), fd)
+            });
+        }
+        let status = command.status().map_err(explain)?;
+        // The command holds the other end, and nothing would come from it any more.
+        drop(command);
+        match descriptor::receive(ours.as_raw_fd()) {
+            Ok(fd) => Ok(UdpSocket::from(fd)),
+            Err(error) => Err(explain(io::Error::other(format!("{error} ({status})")))),
+        }
     }
 
     /// Moves a running process into this cgroup.

@@ -35,6 +35,7 @@ pub mod bpf;
 mod cgroup;
 mod cpu;
 pub mod demo;
+mod descriptor;
 mod error;
 mod ethtool;
 pub mod figures;

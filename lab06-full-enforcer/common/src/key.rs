@@ -1,0 +1,199 @@
+//! What a rule can see of a packet.
+
+use lab01_count_packets_common::headers::{Address, Headers};
+use lab02_xdp_firewall_common::transport::{ICMP, ICMPV6, Part, Transport, UDP, Upper};
+
+use crate::veil::Veil;
+
+/// Into the host or out of it. Forwarded packets are ingress where they enter and egress where they leave.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// In.
+    Ingress = 0,
+    /// Out.
+    Egress = 1,
+}
+
+impl Direction {
+    /// A name for people and for JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+/// Where a packet is decided about.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// TC ingress of an interface: what comes in, from its Ethernet header on.
+    TcIngress = 0,
+    /// `cgroup_skb` egress: what sockets send, from its IP header on.
+    CgroupEgress = 1,
+}
+
+impl Hook {
+    /// How many there are.
+    pub const COUNT: u32 = 2;
+
+    /// All of them, in the order of their indices.
+    pub const ALL: [Self; Self::COUNT as usize] = [Self::TcIngress, Self::CgroupEgress];
+
+    /// Which way packets go there.
+    #[inline(always)]
+    pub const fn direction(self) -> Direction {
+        match self {
+            Self::TcIngress => Direction::Ingress,
+            Self::CgroupEgress => Direction::Egress,
+        }
+    }
+
+    /// Which hook decides about packets of this direction.
+    pub const fn for_direction(direction: Direction) -> Self {
+        match direction {
+            Direction::Ingress => Self::TcIngress,
+            Direction::Egress => Self::CgroupEgress,
+        }
+    }
+
+    /// A name for people and for JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TcIngress => "tc-ingress",
+            Self::CgroupEgress => "cgroup-egress",
+        }
+    }
+}
+
+/// What a rule can see of a packet of IP. Every field is always set.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The source address.
+    pub source: Address,
+    /// The destination address.
+    pub destination: Address,
+    /// In host order; 0 without ports.
+    pub source_port: u16,
+    /// In host order; 0 without ports.
+    pub destination_port: u16,
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// The protocol behind IPv4's options or IPv6's extension headers.
+    pub protocol: u8,
+    /// The type of ICMP or ICMPv6; else 0.
+    pub icmp_type: u8,
+    /// Its code; else 0.
+    pub icmp_code: u8,
+    /// 1 if it has ports, which later fragments never do.
+    pub has_ports: u8,
+    /// 1 if it has an ICMP type and code, which later fragments never do.
+    pub has_icmp: u8,
+    /// Fills up to a multiple of eight bytes.
+    pub padding: [u8; 6],
+}
+
+const _: () = assert!(size_of::<Key>() == 48);
+
+impl Key {
+    /// Of no packet.
+    pub const EMPTY: Self = Self {
+        source: Address::from_ipv4([0; 4]),
+        destination: Address::from_ipv4([0; 4]),
+        source_port: 0,
+        destination_port: 0,
+        ip_version: 0,
+        protocol: 0,
+        icmp_type: 0,
+        icmp_code: 0,
+        has_ports: 0,
+        has_icmp: 0,
+        padding: [0; 6],
+    };
+
+    /// What the parsers have read, put together.
+    #[inline(always)]
+    pub fn of(headers: &Headers, upper: &Upper, transport: &Transport) -> Self {
+        Self {
+            source: headers.source,
+            destination: headers.destination,
+            source_port: transport.source_port,
+            destination_port: transport.destination_port,
+            ip_version: headers.ip_version,
+            protocol: upper.protocol,
+            icmp_type: transport.icmp_type,
+            icmp_code: transport.icmp_code,
+            has_ports: u8::from(transport.has_ports),
+            has_icmp: u8::from(matches!(upper.protocol, ICMP | ICMPV6) && upper.part as u8 != Part::Later as u8),
+            padding: [0; 6],
+        }
+    }
+
+    /// The same, with every field behind a [`Veil`] that the verifier could otherwise tell two ways apart by.
+    #[inline(always)]
+    #[must_use]
+    pub fn behind(mut self, veil: Veil) -> Self {
+        self.ip_version = veil.over(u64::from(self.ip_version)) as u8;
+        self.protocol = veil.over(u64::from(self.protocol)) as u8;
+        self.has_ports = veil.over(u64::from(self.has_ports)) as u8;
+        self.has_icmp = veil.over(u64::from(self.has_icmp)) as u8;
+        self
+    }
+
+    /// Which of the essentials it is, if any, on its way in `direction` over the loopback interface or another one.
+    #[inline(always)]
+    pub fn essential(&self, direction: Direction, is_loopback: bool) -> Option<Essential> {
+        if is_loopback {
+            return Some(Essential::Loopback);
+        }
+        if self.ip_version == 6 && self.protocol == ICMPV6 && self.has_icmp != 0 {
+            return match self.icmp_type {
+                // Router and neighbour solicitation and advertisement, redirect: RFC 4861.
+                133..=137 => Some(Essential::NeighbourDiscovery),
+                // Multicast listener queries and reports: RFC 2710, RFC 3810.
+                130..=132 | 143 => Some(Essential::MulticastListener),
+                _ => None,
+            };
+        }
+        if self.protocol != UDP || self.has_ports == 0 {
+            return None;
+        }
+        let (client, server) = match direction {
+            Direction::Ingress => (self.destination_port, self.source_port),
+            Direction::Egress => (self.source_port, self.destination_port),
+        };
+        // RFC 2131 section 4.1, RFC 8415 section 7.2.
+        let is_dhcp = matches!((self.ip_version, client, server), (4, 68, 67) | (6, 546, 547));
+        is_dhcp.then_some(Essential::DhcpClient)
+    }
+}
+
+/// What a host cannot do without, and a policy easily forgets.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Essential {
+    /// What the host says to itself.
+    Loopback = 0,
+    /// IPv6's neighbour discovery.
+    NeighbourDiscovery = 1,
+    /// IPv6's multicast listener discovery.
+    MulticastListener = 2,
+    /// A DHCP client's own messages and the answers to them.
+    DhcpClient = 3,
+}
+
+impl Essential {
+    /// How many there are.
+    pub const COUNT: u32 = 4;
+
+    /// All of them, in the order of their indices.
+    pub const ALL: [Self; Self::COUNT as usize] = [
+        Self::Loopback,
+        Self::NeighbourDiscovery,
+        Self::MulticastListener,
+        Self::DhcpClient,
+    ];
+}

@@ -1,0 +1,21 @@
+//! What the enforcer's programs and its daemon share.
+//!
+//! - [`key`] is what a rule can see of a packet,
+//! - [`table`] is a compiled policy: records of a fixed size that lie in arrays,
+//! - [`control`] is the one word that says which of the tables is in force, and in which mode,
+//! - [`classify`] finds the rule for a key: the part that a better compiler will replace, with the tables that it walks,
+//! - [`decision`] puts it all in order, from the packet's bytes to what becomes of it,
+//! - [`veil`] keeps the program short for the verifier,
+//! - [`counters`] says where each outcome is counted.
+//!
+//! All of it is `no_std`, free of maps and of aya: the kernel, `enforcer policy explain` and the tests run the same code.
+
+#![no_std]
+
+pub mod classify;
+pub mod control;
+pub mod counters;
+pub mod decision;
+pub mod key;
+pub mod table;
+pub mod veil;

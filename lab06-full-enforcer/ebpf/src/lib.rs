@@ -1,0 +1,84 @@
+//! What the enforcer's programs are made of, for others to use. Defines no maps; it takes them.
+
+#![no_std]
+// Nothing in a program may panic: there is nobody to catch it, and the verifier would have to follow the message.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use aya_ebpf::btf_maps::PerCpuArray;
+use lab01_count_packets_common::{
+    counter::Counter,
+    headers::{self, Headers},
+    packet::{Header, Packet},
+};
+use lab01_count_packets_ebpf::count_at;
+use lab02_xdp_firewall_common::transport::Malformed;
+use lab04_cgroup_policy_ebpf::IpPacket;
+use lab06_full_enforcer_common::{
+    counters::{self, BY_REASON, BY_RULE, Outcome},
+    decision::{Inspection, Parse},
+    key::Hook,
+    table::{MAX_RULES, Tables},
+};
+
+/// The packet of a `cgroup_skb` program, which begins with its IP header.
+pub struct FromIp<'a>(pub IpPacket<'a>);
+
+impl Packet for FromIp<'_> {
+    #[inline(always)]
+    fn holds(&self, bytes: usize) -> bool {
+        self.0.holds(bytes)
+    }
+
+    #[inline(always)]
+    fn read<H: Header>(&self, offset: usize) -> Option<H> {
+        self.0.read(offset)
+    }
+}
+
+impl Parse for FromIp<'_> {
+    #[inline(always)]
+    fn headers(&self) -> Result<Headers, headers::Malformed> {
+        self.0.headers()
+    }
+}
+
+/// The counters of all programs.
+pub struct Counters<'a> {
+    /// By rule and outcome.
+    pub by_rule: &'a PerCpuArray<Counter, { BY_RULE as usize }>,
+    /// By hook, reason and outcome.
+    pub by_reason: &'a PerCpuArray<Counter, { BY_REASON as usize }>,
+    /// By the way in which a packet is malformed.
+    pub malformed: &'a PerCpuArray<Counter, { Malformed::COUNT as usize }>,
+}
+
+impl Counters<'_> {
+    /// Counts what was decided about a packet, and what becomes of it.
+    #[inline(always)]
+    pub fn count(&self, hook: Hook, inspection: &Inspection, outcome: Outcome, bytes: u64) {
+        count_at(
+            self.by_reason,
+            counters::by_reason(hook, inspection.reason(), outcome),
+            bytes,
+        );
+        if let Some(rule) = inspection.rule() {
+            count_at(self.by_rule, counters::by_rule(rule.id, outcome), bytes);
+        }
+        if let Some(malformed) = inspection.malformed() {
+            count_at(self.malformed, malformed.index(), bytes);
+        }
+    }
+
+    /// Counts a packet under each of the rules that only count, whose first rule is at this index.
+    #[inline(always)]
+    pub fn count_logged<T: Tables>(&self, logged: u64, bytes: u64, first_rule: u32, tables: &T) {
+        for number in 0..MAX_RULES as u32 {
+            if logged >> number & 1 == 0 {
+                continue;
+            }
+            if let Some(rule) = tables.rule(first_rule + number) {
+                count_at(self.by_rule, counters::by_rule(rule.id, Outcome::Passed), bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What the daemon and its clients say to each other, in JSON over HTTP. The same shapes are what `--json` prints.
+
+use serde::{Deserialize, Serialize};
+
+/// Where each thing is found.
+pub mod path {
+    /// The policy in force: get it, or post another one (`?dry_run=true` only tries it).
+    pub const POLICY: &str = "/v1/policy";
+    /// The mode: get it, or put another one.
+    pub const MODE: &str = "/v1/mode";
+    /// What is going on.
+    pub const STATUS: &str = "/v1/status";
+    /// What was counted.
+    pub const STATS: &str = "/v1/stats";
+}
+
+/// How the mode is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModeChange {
+    /// Observe.
+    Observe,
+    /// Block.
+    Block,
+    /// The other one than now.
+    Toggle,
+}
+
+/// Asks for a mode.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModeRequest {
+    /// Which.
+    pub mode: ModeChange,
+}
+
+/// The mode in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModeReport {
+    /// `observe` or `block`.
+    pub mode: String,
+    /// Who says so: `command line`, `mode command` or `policy`.
+    pub set_by: String,
+}
+
+/// What applying a policy has done, or would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The policy's name.
+    pub policy: String,
+    /// How many rules it has.
+    pub rules: u64,
+    /// The mode that is now in force, or would be.
+    #[serde(flatten)]
+    pub mode: ModeReport,
+    /// Whether it was only tried.
+    pub dry_run: bool,
+}
+
+/// Why something was refused, a line each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Each with its mend.
+    pub errors: Vec<String>,
+}
+
+/// What is going on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// The daemon's process id.
+    pub process: u32,
+    /// For how long it has been enforcing, in seconds.
+    pub uptime_s: u64,
+    /// The kernel, as `uname -r` has it.
+    pub kernel: String,
+    /// The name of the policy in force.
+    pub policy: String,
+    /// How many rules it has.
+    pub rules: u64,
+    /// How many policies have been put into force since the start, the first one included.
+    pub applied: u64,
+    /// The mode in force.
+    #[serde(flatten)]
+    pub mode: ModeReport,
+    /// Where packets are decided about.
+    pub hooks: Vec<HookStatus>,
+    /// All packets, by what became of them.
+    #[serde(flatten)]
+    pub total: Amounts,
+}
+
+/// Where packets are decided about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookStatus {
+    /// `tc-ingress` or `cgroup-egress`.
+    pub hook: String,
+    /// The interface, or the cgroup's folder.
+    pub at: String,
+    /// `tcx`, `clsact` or `link`.
+    pub attached_by: String,
+}
+
+/// Packets and bytes, counted from the IP header on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amount {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// By what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amounts {
+    /// They passed.
+    pub passed: Amount,
+    /// They passed in observe mode, and would have been blocked otherwise.
+    pub observed: Amount,
+    /// They were blocked.
+    pub dropped: Amount,
+}
+
+/// What was counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// The name of the policy in force.
+    pub policy: String,
+    /// The mode in force.
+    #[serde(flatten)]
+    pub mode: ModeReport,
+    /// By rule: those in force in the order of matching, then those that have gone, as long as they are remembered.
+    pub rules: Vec<RuleStats>,
+    /// By hook and reason; a packet that a rule decided about is in both lists.
+    pub reasons: Vec<ReasonStats>,
+    /// By the way in which packets were malformed; those that did not occur are left out.
+    pub malformed: Vec<MalformedStats>,
+}
+
+/// What was counted for a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStats {
+    /// Its name.
+    pub rule: String,
+    /// `allow`, `block` or `log`; none for a rule that is not in force any more.
+    pub action: Option<String>,
+    /// How much.
+    #[serde(flatten)]
+    pub amounts: Amounts,
+}
+
+/// What was counted at a hook for a reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonStats {
+    /// `tc-ingress` or `cgroup-egress`.
+    pub hook: String,
+    /// `rule`, `default`, `essential` or `malformed`.
+    pub reason: String,
+    /// How much.
+    #[serde(flatten)]
+    pub amounts: Amounts,
+}
+
+/// What was counted for a way of being malformed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MalformedStats {
+    /// Which.
+    pub malformed: String,
+    /// How much, whatever became of it.
+    #[serde(flatten)]
+    pub amount: Amount,
+}

@@ -1,0 +1,358 @@
+//! The enforcer: programs in the kernel, a policy in their tables, a mode.
+
+use std::{fs, io, os::fd::AsFd as _, time::Instant};
+
+use aya::{
+    Ebpf,
+    maps::MapError,
+    programs::{CgroupSkb, SchedClassifier},
+};
+use enforcer_policy::model::{self, Policy};
+use lab01_count_packets::{
+    interface::{self, Interface, UnknownInterface},
+    load::{self, LoadError},
+};
+use lab03_tc_egress::attach::{Direction, TcAttach, TcAttachError, TcHooks};
+use lab04_cgroup_policy::{
+    attach::{AttachError, CgroupLink, Hook},
+    cgroup::{Cgroup, CgroupError, Hierarchy},
+};
+use lab06_full_enforcer_common::{control::Mode, key};
+use thiserror::Error;
+
+use crate::{
+    OBJECT,
+    api::{Amounts, Applied, HookStatus, ModeChange, ModeReport, RuleStats, Stats, Status},
+    compile::{self, CannotEnforce, Capacities, Compiled},
+    counters::Counters,
+    ids::Ids,
+    tables::{KernelTables, TablesError, map_sizes},
+};
+
+/// Why the enforcer could not start, or not do what was asked of it. Each text names cause and mend.
+#[derive(Debug, Error)]
+pub enum EnforcerError {
+    /// The policy asks for what cannot be enforced; nothing has changed.
+    #[error(transparent)]
+    Policy(#[from] CannotEnforce),
+    /// The programs could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The tables could not be written.
+    #[error(transparent)]
+    Tables(#[from] TablesError),
+    /// The counters could not be read or set.
+    #[error("the counters cannot be read: {0}")]
+    Counters(#[from] MapError),
+    /// There is no such interface.
+    #[error(transparent)]
+    Interface(#[from] UnknownInterface),
+    /// A program could not be attached to an interface.
+    #[error(transparent)]
+    Tc(#[from] TcAttachError),
+    /// There is no such cgroup, or none at all.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A program could not be attached to a cgroup.
+    #[error(transparent)]
+    CgroupAttach(#[from] AttachError),
+    /// The mode is not to be changed.
+    #[error(
+        "the mode stays {0}: the enforcer was started with --{0}, which holds until it ends; start it without, and \
+         `enforcer mode` or the policy decides"
+    )]
+    ModeIsFixed(&'static str),
+}
+
+/// Where the enforcer looks at packets, and what holds from the start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The interfaces at whose TC ingress packets are decided about; `None` for every one but `lo`.
+    pub interfaces: Option<Vec<String>>,
+    /// Whether packets that come in are decided about at all.
+    pub ingress: bool,
+    /// The cgroup whose sockets' packets are decided about; `None` for the root of cgroup v2.
+    pub cgroup: Option<String>,
+    /// Whether packets that go out are decided about at all.
+    pub egress: bool,
+    /// The mode, whatever policies and commands say.
+    pub mode: Option<Mode>,
+}
+
+/// The enforcer, loaded and attached. Dropping it detaches everything.
+pub struct Enforcer {
+    // Detached first, so that no packet meets a program whose tables are being taken down.
+    attached: Attached,
+    tables: KernelTables,
+    counters: Counters,
+    ids: Ids,
+    in_force: InForce,
+    fixed_mode: Option<Mode>,
+    /// What `enforcer mode` has last set since the policy was applied.
+    chosen_mode: Option<Mode>,
+    applied: u64,
+    started: Instant,
+    ebpf: Ebpf,
+}
+
+struct InForce {
+    policy: Policy,
+    compiled: Compiled,
+}
+
+#[derive(Default)]
+struct Attached {
+    _tc: Vec<TcHooks>,
+    _cgroup: Option<CgroupLink>,
+    hooks: Vec<HookStatus>,
+}
+
+impl Enforcer {
+    /// Loads the programs, puts `policy` into force, and attaches: the first packet already meets the whole policy.
+    pub fn start(options: &Options, policy: Policy) -> Result<Self, EnforcerError> {
+        let capacities = Capacities::DEFAULT;
+        let compiled = compile::compile(&policy, &capacities)?;
+        let places = Places::find(options)?;
+        let mut ebpf = load_programs(&capacities)?;
+        let mut enforcer = Self {
+            attached: Attached::default(),
+            tables: KernelTables::take(&mut ebpf, capacities)?,
+            counters: Counters::take(&mut ebpf)?,
+            ids: Ids::default(),
+            in_force: InForce {
+                policy: policy.clone(),
+                compiled: compiled.clone(),
+            },
+            fixed_mode: options.mode,
+            chosen_mode: None,
+            applied: 0,
+            started: Instant::now(),
+            ebpf,
+        };
+        enforcer.put_into_force(policy, compiled)?;
+        enforcer.attached = Attached::to(&places, &mut enforcer.ebpf)?;
+        Ok(enforcer)
+    }
+
+    /// Detaches everything: from now on nothing is decided about.
+    pub fn detach(&mut self) {
+        self.attached = Attached::default();
+    }
+
+    /// Puts another policy into force, or only sees whether that could be done. If it cannot, the one in force stays.
+    pub fn apply(&mut self, policy: Policy, dry_run: bool) -> Result<Applied, EnforcerError> {
+        let compiled = compile::compile(&policy, &Capacities::DEFAULT)?;
+        let mut applied = Applied {
+            policy: policy.name.clone(),
+            rules: policy.rules.len() as u64,
+            mode: self.mode_under(compiled.mode, None),
+            dry_run,
+        };
+        if !dry_run {
+            self.put_into_force(policy, compiled)?;
+            applied.mode = self.mode();
+        }
+        Ok(applied)
+    }
+
+    fn put_into_force(&mut self, policy: Policy, mut compiled: Compiled) -> Result<(), EnforcerError> {
+        let mut ids = self.ids.clone();
+        let assigned = ids.assign(&compiled.names);
+        for id in assigned.reused {
+            self.counters.forget(id)?;
+        }
+        for (rule, id) in compiled.rules.iter_mut().zip(assigned.ids) {
+            rule.id = id;
+        }
+        let mode = self.fixed_mode.unwrap_or(compiled.mode);
+        self.tables.apply(&compiled, mode)?;
+        self.ids = ids;
+        self.chosen_mode = None;
+        self.applied += 1;
+        self.in_force = InForce { policy, compiled };
+        Ok(())
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> &Policy {
+        &self.in_force.policy
+    }
+
+    /// The mode in force.
+    pub fn mode(&self) -> ModeReport {
+        self.mode_under(self.in_force.compiled.mode, self.chosen_mode)
+    }
+
+    fn mode_under(&self, of_policy: Mode, chosen: Option<Mode>) -> ModeReport {
+        let (mode, set_by) = match (self.fixed_mode, chosen) {
+            (Some(fixed), _) => (fixed, "command line"),
+            (None, Some(chosen)) => (chosen, "mode command"),
+            (None, None) => (of_policy, "policy"),
+        };
+        ModeReport {
+            mode: mode.name().into(),
+            set_by: set_by.into(),
+        }
+    }
+
+    /// Changes the mode, from the next packet on and until another policy is applied.
+    pub fn change_mode(&mut self, change: ModeChange) -> Result<ModeReport, EnforcerError> {
+        if let Some(fixed) = self.fixed_mode {
+            return Err(EnforcerError::ModeIsFixed(fixed.name()));
+        }
+        let now = self.chosen_mode.unwrap_or(self.in_force.compiled.mode);
+        let mode = match change {
+            ModeChange::Observe => Mode::Observe,
+            ModeChange::Block => Mode::Block,
+            ModeChange::Toggle => now.toggled(),
+        };
+        self.tables.set_mode(mode);
+        self.chosen_mode = Some(mode);
+        Ok(self.mode())
+    }
+
+    /// What is going on.
+    pub fn status(&self) -> Result<Status, EnforcerError> {
+        let total = self.counters.by_reason()?.into_iter().map(|reason| reason.amounts);
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            process: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            kernel: kernel_release(),
+            policy: self.policy().name.clone(),
+            rules: self.policy().rules.len() as u64,
+            applied: self.applied,
+            mode: self.mode(),
+            hooks: self.attached.hooks.clone(),
+            total: total.fold(Amounts::default(), Amounts::plus),
+        })
+    }
+
+    /// What was counted.
+    pub fn stats(&self) -> Result<Stats, EnforcerError> {
+        let InForce { policy, compiled } = &self.in_force;
+        let mut rules = Vec::new();
+        for (name, rule) in compiled.names.iter().zip(&compiled.rules) {
+            let written = policy.rules.iter().find(|written| written.name == *name);
+            rules.push(RuleStats {
+                rule: name.clone(),
+                action: written.map(|written| action(&written.action).into()),
+                amounts: self.counters.of_rule(rule.id)?,
+            });
+        }
+        for (name, id) in self.ids.all() {
+            if !compiled.names.iter().any(|in_force| in_force == name) {
+                rules.push(RuleStats {
+                    rule: name.into(),
+                    action: None,
+                    amounts: self.counters.of_rule(id)?,
+                });
+            }
+        }
+        Ok(Stats {
+            policy: policy.name.clone(),
+            mode: self.mode(),
+            rules,
+            reasons: self.counters.by_reason()?,
+            malformed: self.counters.malformed()?,
+        })
+    }
+}
+
+fn action(action: &model::Action) -> &'static str {
+    match action {
+        model::Action::Allow => "allow",
+        model::Action::Block => "block",
+        model::Action::Log => "log",
+        model::Action::RateLimit(_) => "rate_limit",
+    }
+}
+
+/// The interfaces and the cgroup that were asked for, which are there.
+struct Places {
+    interfaces: Vec<Interface>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Places {
+    fn find(options: &Options) -> Result<Self, EnforcerError> {
+        let names = match &options.interfaces {
+            _ if !options.ingress => Vec::new(),
+            Some(named) => named.clone(),
+            None => interface::names().into_iter().filter(|name| name != "lo").collect(),
+        };
+        let interfaces = names
+            .iter()
+            .map(|name| Interface::find(name))
+            .collect::<Result<_, _>>()?;
+        let cgroup = if options.egress {
+            let hierarchy = Hierarchy::find()?;
+            let name = options.cgroup.as_deref().unwrap_or("/");
+            Some(hierarchy.open(name.as_ref())?)
+        } else {
+            None
+        };
+        Ok(Self { interfaces, cgroup })
+    }
+}
+
+/// The hooks that [`Enforcer::start`] would attach to, each with the interface or the cgroup's folder. Changes nothing.
+pub fn places(options: &Options) -> Result<Vec<(&'static str, String)>, EnforcerError> {
+    let places = Places::find(options)?;
+    let interfaces = places.interfaces.into_iter();
+    let interfaces = interfaces.map(|interface| (key::Hook::TcIngress.name(), interface.name));
+    let cgroup = places.cgroup.iter();
+    let cgroup = cgroup.map(|cgroup| (key::Hook::CgroupEgress.name(), cgroup.path().display().to_string()));
+    Ok(interfaces.chain(cgroup).collect())
+}
+
+fn load_programs(capacities: &Capacities) -> Result<Ebpf, LoadError> {
+    let mut ebpf = load::load_object(OBJECT, &map_sizes(capacities))?;
+    let ingress: &mut SchedClassifier = load::program(&mut ebpf, INGRESS, "TC")?;
+    ingress.load().map_err(|error| load::explain_program(INGRESS, error))?;
+    let egress: &mut CgroupSkb = load::program(&mut ebpf, EGRESS, "cgroup_skb")?;
+    egress.load().map_err(|error| load::explain_program(EGRESS, error))?;
+    Ok(ebpf)
+}
+
+/// The programs of the object.
+const INGRESS: &str = "enforce_ingress";
+const EGRESS: &str = "enforce_egress";
+
+impl Attached {
+    fn to(places: &Places, ebpf: &mut Ebpf) -> Result<Self, EnforcerError> {
+        let (mut tc, mut hooks) = (Vec::new(), Vec::new());
+        for interface in &places.interfaces {
+            let program: &mut SchedClassifier = load::program(ebpf, INGRESS, "TC")?;
+            let mut attached = TcHooks::open(interface, TcAttach::Auto)?;
+            attached.attach(program, Direction::Ingress)?;
+            hooks.push(HookStatus {
+                hook: key::Hook::TcIngress.name().into(),
+                at: interface.name.clone(),
+                attached_by: attached.way().to_string(),
+            });
+            tc.push(attached);
+        }
+        let mut link = None;
+        if let Some(cgroup) = &places.cgroup {
+            let program: &mut CgroupSkb = load::program(ebpf, EGRESS, "cgroup_skb")?;
+            let fd = program.fd().map_err(|error| load::explain_program(EGRESS, error))?;
+            link = Some(CgroupLink::attach(fd.as_fd(), cgroup, Hook::Egress)?);
+            hooks.push(HookStatus {
+                hook: key::Hook::CgroupEgress.name().into(),
+                at: cgroup.path().display().to_string(),
+                attached_by: "link".into(),
+            });
+        }
+        Ok(Self {
+            _tc: tc,
+            _cgroup: link,
+            hooks,
+        })
+    }
+}
+
+fn kernel_release() -> String {
+    let read: io::Result<String> = fs::read_to_string("/proc/sys/kernel/osrelease");
+    read.map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
+}

@@ -1,0 +1,223 @@
+//! Decides about a packet that somebody thinks of, by the classifier that the kernel runs, and says how it came to that.
+
+use std::{net::IpAddr, str::FromStr};
+
+use enforcer_policy::{decide, model::Protocol};
+use lab01_count_packets_common::headers::Address;
+use lab06_full_enforcer_common::{
+    classify::Classifier,
+    control::Mode,
+    counters::Reason,
+    key::{Direction, Hook, Key},
+    table::RuleMode,
+    veil::Veil,
+};
+use serde::Serialize;
+
+use crate::compile::{self, Compiled};
+
+/// A packet that somebody thinks of.
+#[derive(Clone, Copy, Debug)]
+pub struct Query {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Whether it goes by `lo`.
+    pub is_loopback: bool,
+    /// The source address.
+    pub source: IpAddr,
+    /// The destination address, of the same family.
+    pub destination: IpAddr,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The source port, where the protocol has ports.
+    pub source_port: u16,
+    /// The destination port, where the protocol has ports.
+    pub destination_port: u16,
+    /// Type and code, where the protocol is ICMP or ICMPv6.
+    pub icmp: (u8, u8),
+}
+
+/// What becomes of it, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// `allow` or `block`.
+    pub verdict: &'static str,
+    /// The rule, or `default`, or `essential`.
+    pub rule: String,
+    /// Where it is decided.
+    pub hook: &'static str,
+    /// `rule` or `default`, or which of the essentials it is.
+    pub reason: String,
+    /// `observe` or `block`: whether the verdict is carried out.
+    pub mode: &'static str,
+    /// `pass`, `observe_drop` or `drop`.
+    pub outcome: &'static str,
+    /// The rules that only count it, and come before.
+    pub logged_by: Vec<String>,
+    /// The look-ups in their order, each with the rules that are still in question after it.
+    pub steps: Vec<Step>,
+}
+
+/// A look-up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// What was looked up.
+    pub looked_up: String,
+    /// The rules that are still in question, in the order of matching.
+    pub rules: Vec<String>,
+}
+
+/// Decides about the packet under a policy, in the mode that the policy asks for or the one given.
+pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explanation {
+    let key = query.key();
+    let classifier = Classifier {
+        config: &compiled.config,
+        tables: compiled,
+        veil: Veil::new(compiled.config.veil),
+    };
+    let decision = classifier.decide(&key, query.direction, query.is_loopback);
+    let mode = match decision.rule.mode {
+        own if decision.reason == Reason::Rule && own == RuleMode::Observe as u8 => Mode::Observe,
+        _ => mode.unwrap_or(compiled.mode),
+    };
+    let essential = key.essential(query.direction, query.is_loopback);
+    let reason = match (decision.reason, essential) {
+        (Reason::Essential, Some(essential)) => in_snake_case(compile::reason(essential)),
+        (reason, _) => reason.name().to_owned(),
+    };
+    let blocks = decision.blocks != 0;
+    Explanation {
+        verdict: if blocks { "block" } else { "allow" },
+        rule: match decision.reason {
+            Reason::Rule => compiled.names[decision.rule.id as usize].clone(),
+            reason => reason.name().to_owned(),
+        },
+        hook: Hook::for_direction(query.direction).name(),
+        reason,
+        mode: mode.name(),
+        outcome: match (blocks, mode) {
+            (false, _) => "pass",
+            (true, Mode::Observe) => "observe_drop",
+            (true, Mode::Block) => "drop",
+        },
+        logged_by: names(compiled, decision.logged),
+        steps: steps(compiled, &classifier, &key, query),
+    }
+}
+
+/// The look-ups of [`Classifier::matching`], one by one.
+fn steps(compiled: &Compiled, classifier: &Classifier<'_, Compiled>, key: &Key, query: &Query) -> Vec<Step> {
+    let look_ups: [(String, u64); 7] = [
+        (
+            format!("direction {}", query.direction.name()),
+            classifier.of_direction(query.direction),
+        ),
+        (format!("source {}", query.source), classifier.content_with_source(key)),
+        (
+            format!("destination {}", query.destination),
+            classifier.content_with_destination(key),
+        ),
+        (
+            format!("protocol {}", query.protocol),
+            classifier.content_with_protocol(key),
+        ),
+        (
+            port_text("source port", key.has_ports, key.source_port),
+            classifier.content_with_source_port(key),
+        ),
+        (
+            port_text("destination port", key.has_ports, key.destination_port),
+            classifier.content_with_destination_port(key),
+        ),
+        (
+            if key.has_icmp == 0 {
+                "no ICMP type".into()
+            } else {
+                format!("ICMP type {}, code {}", key.icmp_type, key.icmp_code)
+            },
+            classifier.content_with_icmp(key),
+        ),
+    ];
+    let mut left = u64::MAX;
+    let mut steps = Vec::new();
+    for (looked_up, content) in look_ups {
+        left &= content;
+        steps.push(Step {
+            looked_up,
+            rules: names(compiled, left),
+        });
+    }
+    steps
+}
+
+fn port_text(which: &str, has_ports: u8, port: u16) -> String {
+    if has_ports == 0 {
+        format!("no {which}")
+    } else {
+        format!("{which} {port}")
+    }
+}
+
+fn names(compiled: &Compiled, mask: u64) -> Vec<String> {
+    let numbered = compiled.names.iter().zip(0..);
+    numbered
+        .filter(|(_, number)| mask >> number & 1 != 0)
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+fn in_snake_case(reason: decide::Reason) -> String {
+    serde_json::to_value(reason)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+impl Query {
+    /// The packet as rules see it.
+    pub fn key(&self) -> Key {
+        let has_ports = self.protocol.has_ports();
+        let has_icmp = self.protocol.is_icmp();
+        Key {
+            source: address(self.source),
+            destination: address(self.destination),
+            source_port: if has_ports { self.source_port } else { 0 },
+            destination_port: if has_ports { self.destination_port } else { 0 },
+            ip_version: if self.source.is_ipv4() { 4 } else { 6 },
+            protocol: self.protocol.0,
+            icmp_type: if has_icmp { self.icmp.0 } else { 0 },
+            icmp_code: if has_icmp { self.icmp.1 } else { 0 },
+            has_ports: u8::from(has_ports),
+            has_icmp: u8::from(has_icmp),
+            padding: [0; 6],
+        }
+    }
+}
+
+fn address(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(address) => Address::from_ipv4(address.octets()),
+        IpAddr::V6(address) => Address::from_ipv6(address.octets()),
+    }
+}
+
+/// A protocol as people write it on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrittenProtocol(pub Protocol);
+
+impl FromStr for WrittenProtocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = Protocol::NAMED.into_iter().find(|(name, _)| *name == text);
+        if let Some((_, protocol)) = named {
+            return Ok(Self(protocol));
+        }
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number
+            .then(|| text.parse().ok().map(Protocol))
+            .flatten()
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is no protocol; write tcp, udp, icmp, icmpv6 or a number from 0 to 255"))
+    }
+}

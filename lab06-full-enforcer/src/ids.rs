@@ -1,0 +1,95 @@
+//! The stable ids under which rules are counted: a rule keeps its id, and so its counters, from one policy to the next.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use lab06_full_enforcer_common::counters::MAX_IDS;
+
+/// Which rule has which id.
+#[derive(Clone, Debug, Default)]
+pub struct Ids {
+    by_name: BTreeMap<String, u32>,
+    /// Rules that are in no policy any more, the longest gone first: their counters wait for them to come back until
+    /// somebody needs the place.
+    gone: VecDeque<String>,
+}
+
+/// The ids of a policy's rules.
+#[derive(Debug)]
+pub struct Assigned {
+    /// In the order of the names.
+    pub ids: Vec<u32>,
+    /// Those that were another rule's: their counters are to be set to zero before the rules are in force.
+    pub reused: Vec<u32>,
+}
+
+impl Ids {
+    /// Gives each of the names, which are all that the next policy has, its id.
+    ///
+    /// # Panics
+    ///
+    /// If there are more names than ids, which the limit on rules rules out.
+    pub fn assign(&mut self, names: &[String]) -> Assigned {
+        // Whoever stays or comes back is not gone; whoever is left behind has gone now.
+        self.gone.retain(|name| !names.contains(name));
+        let just_gone = self.by_name.keys().filter(|name| !names.contains(name));
+        let just_gone: Vec<String> = just_gone.filter(|name| !self.gone.contains(name)).cloned().collect();
+        self.gone.extend(just_gone);
+        let mut reused = Vec::new();
+        let ids = names.iter().map(|name| self.id_of(name, &mut reused)).collect();
+        Assigned { ids, reused }
+    }
+
+    /// The rules that have ids, by name: those in force and those that have gone.
+    pub fn all(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.by_name.iter().map(|(name, id)| (name.as_str(), *id))
+    }
+
+    fn id_of(&mut self, name: &str, reused: &mut Vec<u32>) -> u32 {
+        if let Some(id) = self.by_name.get(name) {
+            return *id;
+        }
+        let unused = self.by_name.len() as u32;
+        let id = if unused < MAX_IDS {
+            unused
+        } else {
+            let gone = self.gone.pop_front().expect("there are more ids than rules in force");
+            let id = self.by_name.remove(&gone).expect("who has gone had an id");
+            reused.push(id);
+            id
+        };
+        self.by_name.insert(name.to_owned(), id);
+        id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(range: std::ops::Range<u32>) -> Vec<String> {
+        range.map(|number| format!("rule-{number}")).collect()
+    }
+
+    #[test]
+    fn a_rule_keeps_its_id_in_any_place_and_when_it_comes_back() {
+        let mut ids = Ids::default();
+        assert_eq!(ids.assign(&names(0..3)).ids, [0, 1, 2]);
+        let assigned = ids.assign(&["rule-2".into(), "new".into(), "rule-0".into()]);
+        assert_eq!((assigned.ids, assigned.reused), (vec![2, 3, 0], vec![]));
+        assert_eq!(ids.assign(&names(1..2)).ids, [1], "rule-1 was gone for a while");
+    }
+
+    #[test]
+    fn only_when_all_are_taken_the_one_of_the_rule_that_is_gone_longest_is_given_away() {
+        let mut ids = Ids::default();
+        ids.assign(&names(0..64));
+        ids.assign(&names(64..128));
+        ids.assign(&names(128..192));
+        let assigned = ids.assign(&names(192..256));
+        assert_eq!((assigned.ids.last(), assigned.reused.len()), (Some(&255), 0));
+        let assigned = ids.assign(&["one-more".into(), "rule-255".into()]);
+        assert_eq!((&assigned.ids[..], &assigned.reused[..]), (&[0, 255][..], &[0][..]));
+        assert!(ids.all().all(|(name, _)| name != "rule-0"));
+        assert_eq!(ids.all().count(), 256);
+    }
+}

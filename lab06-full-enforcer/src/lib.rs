@@ -1,0 +1,21 @@
+//! The enforcer as a library.
+//!
+//! - [`compile`] translates a policy into tables, [`tables`] brings them into the kernel whole,
+//! - [`enforcer`] loads, attaches, applies, switches and counts,
+//! - [`server`] is its control channel, HTTP over a Unix socket, [`client`] the other end, [`api`] what they say,
+//! - [`explain`] decides about a packet that somebody thinks of, by the classifier that the kernel runs,
+//! - [`report`] prints it all.
+
+pub mod api;
+pub mod client;
+pub mod compile;
+pub mod counters;
+pub mod enforcer;
+pub mod explain;
+pub mod ids;
+pub mod report;
+pub mod server;
+pub mod tables;
+
+/// The enforcer's eBPF object, as `build.rs` compiled it.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab06-full-enforcer"));

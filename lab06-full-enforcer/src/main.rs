@@ -1,0 +1,562 @@
+//! The program `enforcer`: the daemon, and the commands that talk to it or need none.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use enforcer_policy::{Format, Policy, Reading, diff, formats, read_path, show};
+use lab01_count_packets::{load, logging, signals};
+use lab06_full_enforcer::{
+    api::{self, Applied, ModeChange, ModeReport, ModeRequest, Stats, Status},
+    client::Client,
+    compile::{self, Capacities, Compiled},
+    enforcer::{self, Enforcer},
+    explain::{self, Query, WrittenProtocol},
+    report,
+    server::Server,
+};
+use lab06_full_enforcer_common::{control::Mode, key::Direction};
+use serde::Serialize;
+
+/// Enforces one policy for all that a host receives and sends.
+///
+/// `enforcer run` is the daemon; it enforces until Ctrl-C or SIGTERM. Of the other commands, `policy check`, `policy
+/// explain` and `policy diff` work on files and need neither a daemon nor root; the rest asks the daemon on its socket.
+#[derive(Parser)]
+#[command(name = "enforcer", version, max_term_width = 100)]
+struct Options {
+    /// The socket on which the daemon listens.
+    #[arg(
+        long,
+        global = true,
+        env = "ENFORCER_SOCKET",
+        default_value = "/run/enforcer/enforcer.sock",
+        value_name = "PATH"
+    )]
+    socket: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Enforces, in the foreground, until Ctrl-C or SIGTERM.
+    Run(RunOptions),
+
+    /// Checks, applies, shows, explains and compares policies.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+
+    /// Reads the mode, or sets it from the next packet on: whether what is to be blocked is blocked.
+    Mode {
+        /// What it shall be; without, it is read. It holds until the next apply.
+        #[arg(value_enum)]
+        change: Option<ModeArgument>,
+
+        #[command(flatten)]
+        format: FormatOptions,
+    },
+
+    /// Says what is going on: policy, mode, hooks, packets.
+    Status {
+        #[command(flatten)]
+        format: FormatOptions,
+    },
+
+    /// Says what was counted, rule by rule. A rule's counters survive a new policy, by its name.
+    Stats {
+        #[command(flatten)]
+        format: FormatOptions,
+    },
+}
+
+#[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+struct RunOptions {
+    /// The policy: YAML, TOML, JSON or HCL by its extension. Without one, everything is observed and allowed.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+
+    /// An interface whose incoming packets are decided about. Can be given several times; without, every one but lo.
+    #[arg(short, long, value_name = "IF", conflicts_with = "no_tc")]
+    iface: Vec<String>,
+
+    /// The cgroup whose outgoing packets are decided about, with all below it: a path below the root of cgroup v2, or a
+    /// folder. Without, the root.
+    #[arg(long, value_name = "PATH", conflicts_with = "no_cgroup")]
+    cgroup: Option<String>,
+
+    /// Observe, whatever policies and `enforcer mode` say: count what would be blocked, and let it pass.
+    #[arg(long, conflicts_with = "block")]
+    observe: bool,
+
+    /// Block, whatever policies and `enforcer mode` say.
+    #[arg(long)]
+    block: bool,
+
+    /// Check the policy and the places to attach to, say what would be done, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Do not decide about incoming packets.
+    #[arg(long)]
+    no_tc: bool,
+
+    /// Do not decide about outgoing packets.
+    #[arg(long, visible_alias = "no-cg")]
+    no_cgroup: bool,
+
+    /// Log more.
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+#[derive(Subcommand)]
+enum PolicyCommand {
+    /// Says all that is wrong with a policy, and whether it could be enforced.
+    Check {
+        /// The policy.
+        file: PathBuf,
+
+        #[command(flatten)]
+        format: FormatOptions,
+    },
+
+    /// Puts a policy into force, whole and between two packets; one that has an error leaves the one in force.
+    Apply {
+        /// The policy.
+        file: PathBuf,
+
+        /// Only see whether it could be applied.
+        #[arg(long)]
+        dry_run: bool,
+
+        #[command(flatten)]
+        format: FormatOptions,
+    },
+
+    /// Shows the policy in force: its rules in the order in which they are asked, and what holds where none matches.
+    Show {
+        /// Print the policy itself instead, as it can be applied again: yaml, toml, json or hcl.
+        #[arg(long, value_name = "FORMAT", conflicts_with = "json")]
+        r#as: Option<FormatArgument>,
+
+        #[command(flatten)]
+        format: FormatOptions,
+    },
+
+    /// Says what becomes of a packet, and why, by the classifier that the kernel runs.
+    Explain(ExplainOptions),
+
+    /// Says in what a policy differs from the one in force, or from another file.
+    Diff {
+        /// The new policy.
+        file: PathBuf,
+
+        /// The old policy; without, the one in force.
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
+
+        #[command(flatten)]
+        format: FormatOptions,
+    },
+}
+
+#[derive(Args)]
+struct ExplainOptions {
+    /// The policy; without, the one in force.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+
+    /// Which way the packet goes.
+    #[arg(long, value_enum, default_value_t = DirectionArgument::Ingress, value_name = "WAY")]
+    direction: DirectionArgument,
+
+    /// Its source address.
+    #[arg(long, value_name = "ADDRESS")]
+    src: IpAddr,
+
+    /// Its destination address.
+    #[arg(long, value_name = "ADDRESS")]
+    dst: IpAddr,
+
+    /// Its protocol: tcp, udp, icmp, icmpv6 or a number.
+    #[arg(long, value_name = "PROTOCOL")]
+    proto: WrittenProtocol,
+
+    /// Its source port, where the protocol has ports.
+    #[arg(long, default_value_t = 40_000, value_name = "PORT")]
+    sport: u16,
+
+    /// Its destination port; needed where the protocol has ports.
+    #[arg(long, value_name = "PORT")]
+    dport: Option<u16>,
+
+    /// Its ICMP type.
+    #[arg(long, default_value_t = 0, value_name = "TYPE")]
+    icmp_type: u8,
+
+    /// Its ICMP code.
+    #[arg(long, default_value_t = 0, value_name = "CODE")]
+    icmp_code: u8,
+
+    /// The interface; only whether it is lo makes a difference in this version.
+    #[arg(long, value_name = "IF")]
+    iface: Option<String>,
+
+    #[command(flatten)]
+    format: FormatOptions,
+}
+
+#[derive(Args)]
+struct FormatOptions {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ModeArgument {
+    Observe,
+    Block,
+    Toggle,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum DirectionArgument {
+    Ingress,
+    Egress,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    let client = Client::of(&options.socket);
+    match &options.command {
+        Command::Run(run_options) => conclude(run(run_options, &options.socket).await),
+        command => conclude(ask(command, &client).await),
+    }
+}
+
+// ANCHOR: run
+async fn run(options: &RunOptions, socket: &Path) -> Result<()> {
+    let level = if options.verbose {
+        log::LevelFilter::Debug
+    } else {
+        log::LevelFilter::Info
+    };
+    logging::init_from(level, None);
+    let policy = match &options.policy {
+        Some(file) => read_policy(file)?,
+        None => Policy::allow_all("none"),
+    };
+    let places = options.places();
+    if options.dry_run {
+        return print(&dry_run(&places, &policy)?);
+    }
+    load::require_privileges()?;
+    // Before anything is attached, so that a second enforcer leaves the first one alone.
+    let mut server = Server::open(socket)?;
+    let enforcer = Enforcer::start(&places, policy)?;
+    tell(&enforcer, options, socket)?;
+    let stopped = async {
+        if let Err(error) = signals::asked_to_stop().await {
+            log::error!("signals cannot be caught: {error}");
+        }
+    };
+    server.serve(enforcer, stopped).await?;
+    log::info!("stopped: every hook is detached, and nothing is enforced any more");
+    Ok(())
+}
+// ANCHOR_END: run
+
+impl RunOptions {
+    fn places(&self) -> enforcer::Options {
+        enforcer::Options {
+            interfaces: (!self.iface.is_empty()).then(|| self.iface.clone()),
+            ingress: !self.no_tc,
+            cgroup: self.cgroup.clone(),
+            egress: !self.no_cgroup,
+            mode: match (self.observe, self.block) {
+                (true, _) => Some(Mode::Observe),
+                (_, true) => Some(Mode::Block),
+                _ => None,
+            },
+        }
+    }
+}
+
+fn dry_run(places: &enforcer::Options, policy: &Policy) -> Result<Vec<String>> {
+    let compiled = compile::compile(policy, &Capacities::DEFAULT)?;
+    let mode = places.mode.unwrap_or(compiled.mode);
+    let mut lines = vec![format!(
+        "would enforce policy {} ({}) in {} mode at:",
+        policy.name,
+        report::counted(compiled.rules.len() as u64, "rule"),
+        mode.name()
+    )];
+    for (hook, at) in enforcer::places(places)? {
+        lines.push(format!("  {hook} at {at}"));
+    }
+    lines.push("nothing was changed".into());
+    Ok(lines)
+}
+
+/// Says what holds now, and what does not.
+fn tell(enforcer: &Enforcer, options: &RunOptions, socket: &Path) -> Result<()> {
+    let status = enforcer.status()?;
+    log::info!(
+        "policy {} is in force: {} rules, mode {}",
+        status.policy,
+        status.rules,
+        status.mode.mode
+    );
+    for hook in &status.hooks {
+        log::info!("deciding at {} of {} ({})", hook.hook, hook.at, hook.attached_by);
+    }
+    if options.no_tc {
+        log::warn!("--no-tc: nothing that comes in is decided about");
+    } else if !status.hooks.iter().any(|hook| hook.hook == "tc-ingress") {
+        log::warn!("there is no interface but lo: nothing that comes in is decided about");
+    }
+    if options.no_cgroup {
+        log::warn!("--no-cgroup: nothing that goes out is decided about");
+    }
+    log::info!(
+        "listening on {}; Ctrl-C stops, and detaches everything",
+        socket.display()
+    );
+    Ok(())
+}
+
+/// All commands but `run`.
+async fn ask(command: &Command, client: &Client) -> Result<()> {
+    match command {
+        Command::Run(_) => Ok(()),
+        Command::Policy(command) => ask_about_policy(command, client).await,
+        Command::Mode { change, format } => {
+            let report: ModeReport = match change {
+                None => client.get(api::path::MODE).await?,
+                Some(change) => {
+                    let mode = match change {
+                        ModeArgument::Observe => ModeChange::Observe,
+                        ModeArgument::Block => ModeChange::Block,
+                        ModeArgument::Toggle => ModeChange::Toggle,
+                    };
+                    client.put(api::path::MODE, &ModeRequest { mode }).await?
+                }
+            };
+            format.print(&report, |report| vec![report::mode(report)])
+        }
+        Command::Status { format } => {
+            let status: Status = client.get(api::path::STATUS).await?;
+            format.print(&status, report::status)
+        }
+        Command::Stats { format } => {
+            let stats: Stats = client.get(api::path::STATS).await?;
+            format.print(&stats, report::stats)
+        }
+    }
+}
+
+async fn ask_about_policy(command: &PolicyCommand, client: &Client) -> Result<()> {
+    match command {
+        PolicyCommand::Check { file, format } => check(file, format),
+        PolicyCommand::Apply { file, dry_run, format } => {
+            let policy = read_policy(file)?.self_contained();
+            let path = format!("{}?dry_run={dry_run}", api::path::POLICY);
+            let applied: Applied = client.post(&path, &policy).await?;
+            format.print(&applied, |applied| vec![report::applied(applied)])
+        }
+        PolicyCommand::Show { r#as, format } => {
+            let policy: Policy = client.get(api::path::POLICY).await?;
+            match r#as {
+                Some(FormatArgument(written_as)) => print(&lines(&formats::write(&policy, *written_as))),
+                None => format.print(&show::json(&policy), |_| lines(&show::text(&policy))),
+            }
+        }
+        PolicyCommand::Explain(options) => {
+            let policy = match &options.policy {
+                Some(file) => read_policy(file)?,
+                None => client.get(api::path::POLICY).await?,
+            };
+            let mode = match &options.policy {
+                Some(_) => None,
+                None => Some(mode_of(&client.get(api::path::MODE).await?)),
+            };
+            let explanation = explain::explain(&compiled(&policy)?, &options.query()?, mode);
+            options.format.print(&explanation, report::explanation)
+        }
+        PolicyCommand::Diff { file, against, format } => {
+            let new = read_policy(file)?;
+            let old = match against {
+                Some(file) => read_policy(file)?,
+                None => client.get(api::path::POLICY).await?,
+            };
+            format.print(&diff::diff(&old, &new), |diff| lines(&diff::text(diff)))
+        }
+    }
+}
+
+fn mode_of(report: &ModeReport) -> Mode {
+    if report.mode == Mode::Block.name() {
+        Mode::Block
+    } else {
+        Mode::Observe
+    }
+}
+
+fn compiled(policy: &Policy) -> Result<Compiled> {
+    Ok(compile::compile(policy, &Capacities::DEFAULT)?)
+}
+
+/// Whether a policy is right, and could be enforced by this version.
+fn check(file: &Path, format: &FormatOptions) -> Result<()> {
+    let reading = read_path(file);
+    if !format.json {
+        compiled(&accepted(&reading)?)?;
+        return print(&[reading.summary()]);
+    }
+    let mut report = serde_json::to_value(reading.check_json())?;
+    let causes = reading.policy.as_ref().map(compiled_or_causes).unwrap_or_default();
+    if !causes.is_empty() {
+        report["valid"] = false.into();
+        report["errors"] = causes.len().into();
+    }
+    if let Some(diagnostics) = report["diagnostics"].as_array_mut() {
+        let as_json = |cause| serde_json::json!({"severity": "error", "code": "not-enforced", "message": cause});
+        diagnostics.extend(causes.into_iter().map(as_json));
+    }
+    print(&[report.to_string()])?;
+    if report["valid"] == true {
+        Ok(())
+    } else {
+        Err(AlreadyTold.into())
+    }
+}
+
+fn compiled_or_causes(policy: &Policy) -> Vec<String> {
+    compile::compile(policy, &Capacities::DEFAULT).map_or_else(|cannot| cannot.causes, |_| Vec::new())
+}
+
+fn read_policy(file: &Path) -> Result<Policy> {
+    accepted(&read_path(file))
+}
+
+/// The policy, after all that there is to say about it was said to standard error.
+fn accepted(reading: &Reading) -> Result<Policy> {
+    let mut stderr = io::stderr();
+    let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let _ = stderr.write_all(reading.render(colour).as_bytes());
+    reading.policy.clone().ok_or_else(|| AlreadyTold.into())
+}
+
+/// What is wrong was said already.
+#[derive(Debug, thiserror::Error)]
+#[error("the policy has errors; they stand above")]
+struct AlreadyTold;
+
+impl ExplainOptions {
+    fn query(&self) -> Result<Query> {
+        let WrittenProtocol(protocol) = self.proto;
+        if self.src.is_ipv4() != self.dst.is_ipv4() {
+            return Err(Misuse("--src and --dst are of different versions of IP; no packet has that".into()).into());
+        }
+        if protocol.has_ports() && self.dport.is_none() {
+            return Err(Misuse(format!(
+                "{protocol} has ports: say --dport, and --sport where it matters"
+            ))
+            .into());
+        }
+        if !protocol.has_ports() && self.dport.is_some() {
+            return Err(Misuse(format!("{protocol} has no ports: leave --dport away")).into());
+        }
+        Ok(Query {
+            direction: match self.direction {
+                DirectionArgument::Ingress => Direction::Ingress,
+                DirectionArgument::Egress => Direction::Egress,
+            },
+            is_loopback: self.iface.as_deref() == Some("lo"),
+            source: self.src,
+            destination: self.dst,
+            protocol,
+            source_port: self.sport,
+            destination_port: self.dport.unwrap_or(0),
+            icmp: (self.icmp_type, self.icmp_code),
+        })
+    }
+}
+
+/// The command line asks for what does not exist.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misuse(String);
+
+/// An error line for each cause, and the exit status: 2 for a misuse, else 1.
+fn conclude(result: Result<()>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    if error.is::<AlreadyTold>() {
+        return ExitCode::FAILURE;
+    }
+    let reader_has_gone = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+    if reader_has_gone {
+        return ExitCode::SUCCESS;
+    }
+    for line in format!("{error:#}").lines() {
+        let _ = writeln!(io::stderr(), "error: {line}");
+    }
+    if error.is::<Misuse>() {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}
+
+/// A format of policies, by its name.
+#[derive(Clone, Copy)]
+struct FormatArgument(Format);
+
+impl std::str::FromStr for FormatArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let format = Format::ALL.into_iter().find(|format| format.extension() == text);
+        format
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is no format of policies; write yaml, toml, json or hcl"))
+    }
+}
+
+impl FormatOptions {
+    fn print<T: Serialize>(&self, value: &T, lines: impl FnOnce(&T) -> Vec<String>) -> Result<()> {
+        if self.json {
+            let json = serde_json::to_string(value).context("the answer cannot be written as JSON")?;
+            print(&[json])
+        } else {
+            print(&lines(value))
+        }
+    }
+}
+
+fn print(lines: &[String]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
+    out.flush()?;
+    Ok(())
+}

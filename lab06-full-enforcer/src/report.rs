@@ -1,0 +1,180 @@
+//! What the commands print for people.
+
+use lab01_count_packets::text::{Table, binary_bytes, grouped};
+
+use crate::{
+    api::{Amounts, Applied, ModeReport, Stats, Status},
+    explain::Explanation,
+};
+
+/// As lines.
+pub fn status(status: &Status) -> Vec<String> {
+    let mut lines = vec![
+        format!(
+            "enforcer  {}, process {}, up for {}, Linux {}",
+            status.version,
+            status.process,
+            duration(status.uptime_s),
+            status.kernel
+        ),
+        format!(
+            "policy    {}, {}{}",
+            status.policy,
+            counted(status.rules, "rule"),
+            match status.applied {
+                0 | 1 => String::new(),
+                applied => format!("; the {applied}th policy since the start"),
+            }
+        ),
+        format!("mode      {}", mode_line(&status.mode)),
+    ];
+    if status.hooks.is_empty() {
+        lines.push("hooks     none: nothing is decided about".into());
+    }
+    for (hook, number) in status.hooks.iter().zip(0..) {
+        let label = if number == 0 { "hooks" } else { "" };
+        lines.push(format!(
+            "{label:<8}  {} at {} ({})",
+            hook.hook, hook.at, hook.attached_by
+        ));
+    }
+    lines.push(format!(
+        "packets   {} passed, {} would have been blocked, {} blocked",
+        grouped(status.total.passed.packets),
+        grouped(status.total.observed.packets),
+        grouped(status.total.dropped.packets),
+    ));
+    lines
+}
+
+/// As lines.
+pub fn stats(stats: &Stats) -> Vec<String> {
+    let mut table = Table::new(&["rule", "action", "passed", "would block", "blocked", "bytes"]);
+    for rule in &stats.rules {
+        let action = rule.action.as_deref().unwrap_or("(gone)");
+        table.row(row(&rule.rule, action, &rule.amounts));
+    }
+    for reason in &stats.reasons {
+        if reason.reason == "rule" || reason.amounts.packets() == 0 {
+            continue;
+        }
+        table.row(row(
+            &format!("({}, {})", reason.reason, reason.hook),
+            "",
+            &reason.amounts,
+        ));
+    }
+    let mut lines = vec![
+        format!("policy {}, mode {}", stats.policy, mode_line(&stats.mode)),
+        String::new(),
+    ];
+    lines.extend(table.lines());
+    if !stats.malformed.is_empty() {
+        let kinds = stats.malformed.iter();
+        let kinds: Vec<String> = kinds
+            .map(|kind| format!("{} {}", grouped(kind.amount.packets), kind.malformed))
+            .collect();
+        lines.extend([String::new(), format!("malformed: {}", kinds.join(", "))]);
+    }
+    lines
+}
+
+fn row(name: &str, action: &str, amounts: &Amounts) -> Vec<String> {
+    let bytes = amounts.passed.bytes + amounts.observed.bytes + amounts.dropped.bytes;
+    vec![
+        name.to_owned(),
+        action.to_owned(),
+        grouped(amounts.passed.packets),
+        grouped(amounts.observed.packets),
+        grouped(amounts.dropped.packets),
+        binary_bytes(bytes),
+    ]
+}
+
+/// As one line.
+pub fn mode(report: &ModeReport) -> String {
+    format!("mode {}", mode_line(report))
+}
+
+fn mode_line(report: &ModeReport) -> String {
+    let by = match report.set_by.as_str() {
+        "policy" => "as the policy says",
+        "mode command" => "as set by `enforcer mode`, until the next apply",
+        _ => "as given on the command line",
+    };
+    format!("{} ({by})", report.mode)
+}
+
+/// As one line.
+pub fn applied(applied: &Applied) -> String {
+    let rules = counted(applied.rules, "rule");
+    if applied.dry_run {
+        return format!(
+            "policy {} could be applied: {rules}, mode {}; nothing was changed",
+            applied.policy, applied.mode.mode
+        );
+    }
+    format!(
+        "policy {} is in force: {rules}, mode {}",
+        applied.policy,
+        mode_line(&applied.mode)
+    )
+}
+
+/// How many rules are named in a step.
+const NAMED_RULES: usize = 5;
+
+/// As lines.
+pub fn explanation(explanation: &Explanation) -> Vec<String> {
+    let what = match explanation.outcome {
+        "drop" => "and it is dropped",
+        "observe_drop" => "and it passes all the same: the mode is observe",
+        _ => "and it passes",
+    };
+    let why = match explanation.rule.as_str() {
+        "default" => "by default, as no rule matches".to_owned(),
+        "essential" => format!("as essential ({})", explanation.reason),
+        rule => format!("by rule {rule}"),
+    };
+    let mut lines = vec![
+        format!("{} {why}, {what}", explanation.verdict),
+        format!("decided at {}", explanation.hook),
+    ];
+    if !explanation.logged_by.is_empty() {
+        lines.push(format!("counted before by {}", explanation.logged_by.join(", ")));
+    }
+    lines.push(String::new());
+    let width = explanation.steps.iter().map(|step| step.looked_up.chars().count());
+    let width = width.max().unwrap_or(0).max("looked up".len());
+    lines.push(format!("{:<width$}  rules still in question", "looked up"));
+    for step in &explanation.steps {
+        lines.push(format!("{:<width$}  {}", step.looked_up, named(&step.rules)));
+    }
+    lines
+}
+
+fn named(rules: &[String]) -> String {
+    match rules.len() {
+        0 => "none".into(),
+        count if count > NAMED_RULES => {
+            format!("{} and {} more", rules[..NAMED_RULES].join(", "), count - NAMED_RULES)
+        }
+        _ => rules.join(", "),
+    }
+}
+
+/// `1 rule`, `2 rules`.
+pub fn counted(count: u64, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        count => format!("{} {what}s", grouped(count)),
+    }
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
+    }
+}

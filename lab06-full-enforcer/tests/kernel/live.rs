@@ -1,0 +1,260 @@
+//! Real traffic under a running enforcer (A3, A11, A13, A9, F13, N5, P7, Z2, Z4).
+
+use std::{
+    io::Write as _,
+    os::unix::net::UnixStream,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use testbed::traffic::{self, Connection, Server};
+
+use crate::{
+    lab::{Lab, PATIENCE, wait_until},
+    sender::order,
+};
+
+testbed::listed_tests![
+    what_comes_in_is_observed_then_blocked_then_allowed_by_another_policy,
+    what_goes_out_of_the_cgroup_is_decided_and_nothing_else,
+    a_strict_policy_lets_only_what_it_names_pass,
+    counters_survive_a_new_policy_by_the_names_of_rules,
+    policies_are_exchanged_under_traffic_without_a_packet_lost,
+    what_stops_the_enforcer_detaches_it,
+];
+
+/// How long a connection that is blocked is waited for: shorter than TCP's first second, so that one knock is one packet.
+const KNOCK: Duration = Duration::from_millis(700);
+
+const NO_TELNET: &str = "
+version: 1
+name: no-telnet
+rules:
+  - { name: telnet, direction: ingress, protocol: tcp, destination_ports: 23, action: block }
+";
+
+fn knock(lab: &Lab, port: u16) -> Connection {
+    let target = (lab.server.ipv4, port).into();
+    traffic::try_connect(&lab.client.host, target, KNOCK).unwrap()
+}
+
+fn what_comes_in_is_observed_then_blocked_then_allowed_by_another_policy() {
+    let lab = Lab::new();
+    let _telnet = Server::tcp(&lab.server.host, 23).unwrap();
+    let _echo = Server::tcp(&lab.server.host, 7).unwrap();
+    let policy = lab.file("policy.yaml", NO_TELNET);
+    let _enforcer = lab.enforce(&policy, &[]);
+
+    // Observe is the default.
+    assert_eq!(knock(&lab, 23), Connection::Connected);
+    let [passed, observed, dropped] = lab.counted("telnet");
+    assert!(
+        (passed, dropped) == (0, 0) && observed > 0,
+        "{:?}",
+        (passed, observed, dropped)
+    );
+
+    assert_eq!(lab.json(&["mode", "toggle", "--json"])["mode"], "block");
+    assert_eq!(knock(&lab, 23), Connection::TimedOut);
+    assert_eq!(knock(&lab, 7), Connection::Connected);
+    assert!(lab.counted("telnet")[2] > 0);
+
+    lab.done(&["mode", "observe"]);
+    assert_eq!(knock(&lab, 23), Connection::Connected);
+
+    // The next policy has a mode of its own.
+    let other = NO_TELNET
+        .replace("23", "7")
+        .replace("name: no-telnet", "name: no-echo\nmode: block");
+    let other = lab.file("other.yaml", &other);
+    lab.done(&["policy", "apply", other.to_str().unwrap()]);
+    assert_eq!(knock(&lab, 23), Connection::Connected);
+    assert_eq!(knock(&lab, 7), Connection::TimedOut);
+    let mode = lab.json(&["mode", "--json"]);
+    assert_eq!((&mode["mode"], &mode["set_by"]), (&"block".into(), &"policy".into()));
+}
+
+fn what_goes_out_of_the_cgroup_is_decided_and_nothing_else() {
+    let lab = Lab::new();
+    let policy = lab.file(
+        "policy.yaml",
+        "
+version: 1
+name: no-syslog
+mode: block
+rules:
+  - { name: syslog, direction: egress, protocol: udp, destination_ports: 514, action: block }
+",
+    );
+    let _enforcer = lab.enforce(&policy, &[]);
+    let (v4, v6) = (lab.client.ipv4, lab.client.ipv6);
+    let orders = || {
+        [
+            format!("udp {v4}:514"),
+            format!("udp [{v6}]:514"),
+            format!("udp {v4}:515"),
+        ]
+    };
+    assert_eq!(
+        order(&lab.server.host, &lab.cgroup, orders()),
+        ["denied", "denied", "sent"]
+    );
+    assert_eq!(lab.counted("syslog"), [0, 0, 2]);
+    let below = lab.cgroup.child("below").unwrap();
+    assert_eq!(order(&lab.server.host, &below, orders()), ["denied", "denied", "sent"]);
+    let other = testbed::Cgroup::new("other").unwrap();
+    assert_eq!(order(&lab.server.host, &other, orders()), ["sent", "sent", "sent"]);
+    assert_eq!(lab.counted("syslog"), [0, 0, 4]);
+
+    lab.done(&["mode", "observe"]);
+    assert_eq!(order(&lab.server.host, &lab.cgroup, orders()), ["sent", "sent", "sent"]);
+    assert_eq!(lab.counted("syslog"), [0, 2, 4]);
+
+    // What a host says to itself is essential.
+    let to_itself = || [format!("udp {}:514", lab.server.ipv4), "udp 127.0.0.1:514".into()];
+    lab.done(&["mode", "block"]);
+    assert_eq!(order(&lab.server.host, &lab.cgroup, to_itself()), ["sent", "sent"]);
+}
+
+fn a_strict_policy_lets_only_what_it_names_pass() {
+    let lab = Lab::new();
+    let _web = Server::tcp(&lab.server.host, 80).unwrap();
+    let _echo = Server::tcp(&lab.server.host, 7).unwrap();
+    let policy = lab.file(
+        "policy.yaml",
+        "
+version: 1
+name: strict
+mode: block
+defaults: { ingress: deny }
+rules:
+  - { name: web, direction: ingress, protocol: tcp, destination_ports: [80, 443], action: allow }
+",
+    );
+    let _enforcer = lab.enforce(&policy, &[]);
+    assert_eq!(knock(&lab, 80), Connection::Connected);
+    assert_eq!(knock(&lab, 7), Connection::TimedOut);
+    // IPv6 needs neighbour discovery, which is essential; so is ARP, without which the above would not have worked.
+    let by_ipv6 = |port| {
+        let target = (lab.server.ipv6, port).into();
+        traffic::try_connect(&lab.client.host, target, PATIENCE.min(KNOCK)).unwrap()
+    };
+    assert_eq!(by_ipv6(80), Connection::Connected);
+    assert_eq!(by_ipv6(7), Connection::TimedOut);
+    let stats = lab.json(&["stats", "--json"]);
+    let reasons = stats["reasons"].as_array().unwrap();
+    let of = |reason: &str| {
+        let is_it = |line: &&serde_json::Value| line["reason"] == reason && line["hook"] == "tc-ingress";
+        reasons.iter().find(is_it).unwrap()
+    };
+    assert!(of("default")["dropped"]["packets"].as_u64().unwrap() >= 2, "{stats:#}");
+}
+
+fn counters_survive_a_new_policy_by_the_names_of_rules() {
+    let lab = Lab::new();
+    let _telnet = Server::tcp(&lab.server.host, 23).unwrap();
+    let policy = lab.file("policy.yaml", NO_TELNET);
+    let _enforcer = lab.enforce(&policy, &[]);
+    assert_eq!(knock(&lab, 23), Connection::Connected);
+    // What belongs to the connection goes on for a moment.
+    wait_until("the connection is over", || {
+        let before = lab.counted("telnet");
+        thread::sleep(Duration::from_millis(100));
+        before == lab.counted("telnet")
+    });
+    let before = lab.counted("telnet");
+    assert!(before[1] > 0);
+
+    // In another place, beside others, with another condition.
+    let other = lab.file(
+        "other.yaml",
+        "
+version: 1
+name: other
+rules:
+  - { name: before, source: 198.51.100.0/24, action: block }
+  - { name: telnet, source: 198.51.100.1, action: allow }
+",
+    );
+    lab.done(&["policy", "apply", other.to_str().unwrap()]);
+    assert_eq!(lab.counted("telnet"), before);
+    assert_eq!(lab.counted("before"), [0, 0, 0]);
+
+    // Gone for a while, and back.
+    let none = lab.file("none.yaml", "version: 1\nname: none\n");
+    lab.done(&["policy", "apply", none.to_str().unwrap()]);
+    assert_eq!(lab.counted("telnet"), before);
+    lab.done(&["policy", "apply", policy.to_str().unwrap()]);
+    assert_eq!(lab.counted("telnet"), before);
+    assert_eq!(lab.json(&["status", "--json"])["applied"], 4);
+}
+
+fn policies_are_exchanged_under_traffic_without_a_packet_lost() {
+    let lab = Lab::new();
+    let echo = Server::udp(&lab.server.host, 7).unwrap();
+    let strict = |name: &str, port: u16| {
+        format!(
+            "
+version: 1
+name: {name}
+mode: block
+defaults: {{ ingress: deny }}
+rules:
+  - {{ name: echo-{port}, direction: ingress, protocol: udp, destination_ports: [7, {port}], action: allow }}
+"
+        )
+    };
+    let policies = [
+        lab.file("a.yaml", &strict("a", 100)),
+        lab.file("b.json", &{
+            // The same policy in other words.
+            r#"{"version": 1, "name": "b", "mode": "block", "defaults": {"ingress": "deny"}, "rules": [
+            {"name": "other", "direction": "ingress", "protocol": "tcp", "action": "allow"},
+            {"name": "echo", "direction": "ingress", "destination": "0.0.0.0/0", "protocol": "udp", "action": "allow"}
+        ]}"#
+            .to_owned()
+        }),
+    ];
+    let _enforcer = lab.enforce(&policies[0], &[]);
+    let stop = AtomicBool::new(false);
+    let target = (lab.server.ipv4, 7).into();
+    let (sent, received) = thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            let (mut sent, mut received) = (0, 0);
+            while !stop.load(Ordering::Relaxed) {
+                let exchange = traffic::udp_exchange(&lab.client.host, target, 20, PATIENCE).unwrap();
+                sent += exchange.sent;
+                received += exchange.received;
+            }
+            (sent, received)
+        });
+        for policy in policies.iter().cycle().take(10) {
+            lab.done(&["policy", "apply", policy.to_str().unwrap()]);
+        }
+        stop.store(true, Ordering::Relaxed);
+        sending.join().unwrap()
+    });
+    assert_eq!(sent, received, "every policy allows it");
+    assert_eq!(echo.packets(), sent);
+    assert!(sent >= 20);
+}
+
+fn what_stops_the_enforcer_detaches_it() {
+    let lab = Lab::new();
+    let _telnet = Server::tcp(&lab.server.host, 23).unwrap();
+    let policy = lab.file("policy.yaml", NO_TELNET);
+    for signal in [nix::sys::signal::Signal::SIGINT, nix::sys::signal::Signal::SIGTERM] {
+        let enforcer = lab.enforce(&policy, &["--block"]);
+        assert_eq!(knock(&lab, 23), Connection::TimedOut);
+        // Half a request is no hindrance.
+        let mut half = UnixStream::connect(lab.socket()).unwrap();
+        half.write_all(b"GET /v1/status HTTP/1.1\r\n").unwrap();
+        enforcer.signal(signal).unwrap();
+        let finished = enforcer.wait(PATIENCE).unwrap();
+        assert!(finished.status.success(), "{finished:#?}");
+        assert!(finished.stderr.contains("every hook is detached"), "{finished:#?}");
+        assert_eq!(knock(&lab, 23), Connection::Connected);
+        assert!(!lab.socket().exists());
+    }
+}

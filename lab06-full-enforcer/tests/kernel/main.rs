@@ -1,0 +1,42 @@
+//! The enforcer on a real kernel, on hosts and in cgroups that exist for the test only.
+
+#[path = "../../../lab02-xdp-firewall/common/tests/oracle/mod.rs"]
+#[expect(dead_code, reason = "it is shared with tests of lab02's parser")]
+mod oracle;
+#[path = "../../../lab02-xdp-firewall/common/tests/random/mod.rs"]
+#[expect(
+    dead_code,
+    reason = "it is shared with tests of lab02, which have rules of their own"
+)]
+mod random;
+#[path = "../reference/mod.rs"]
+mod reference;
+
+mod agreement;
+mod commands;
+mod files;
+mod lab;
+mod live;
+mod program;
+mod sender;
+mod swap;
+
+use std::process::ExitCode;
+
+use testbed::harness::{self, KernelTest};
+
+fn main() -> ExitCode {
+    if sender::is_wanted() {
+        return sender::send();
+    }
+    let files = [
+        // The long ones first, so that the others run beside them.
+        agreement::tests,
+        swap::tests,
+        live::tests,
+        commands::tests,
+        files::tests,
+    ];
+    let tests: Vec<KernelTest> = files.into_iter().flat_map(|tests| tests()).collect();
+    harness::main(env!("CARGO_PKG_NAME"), tests)
+}

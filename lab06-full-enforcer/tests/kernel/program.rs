@@ -1,0 +1,122 @@
+//! The programs, loaded and attached to nothing: packets come through test runs.
+
+use std::os::fd::AsFd as _;
+
+use aya::{
+    Ebpf,
+    programs::{CgroupSkb, ProgramFd, SchedClassifier},
+};
+use enforcer_policy::Policy;
+use lab01_count_packets::load;
+use lab06_full_enforcer::{
+    OBJECT,
+    api::{Amounts, ReasonStats},
+    compile::{Capacities, compile},
+    counters::Counters,
+    tables::{KernelTables, map_sizes},
+};
+use lab06_full_enforcer_common::{control::Mode, counters::Outcome, key::Hook, table::MAX_RULES};
+use testbed::bpf::{self, TestRun};
+
+/// The programs, loaded.
+pub struct Programs {
+    // Keeps the programs and those maps alive that nothing below holds.
+    _ebpf: Ebpf,
+    ingress: ProgramFd,
+    egress: ProgramFd,
+    tables: KernelTables,
+    counters: Counters,
+}
+
+impl Programs {
+    /// Loads them, without a policy.
+    pub fn load() -> Self {
+        let capacities = Capacities::DEFAULT;
+        let mut ebpf = load::load_object(OBJECT, &map_sizes(&capacities)).unwrap();
+        let ingress: &mut SchedClassifier = load::program(&mut ebpf, "enforce_ingress", "TC").unwrap();
+        ingress
+            .load()
+            .map_err(|error| load::explain_program("enforce_ingress", error))
+            .unwrap();
+        let ingress = ingress.fd().unwrap().try_clone().unwrap();
+        let egress: &mut CgroupSkb = load::program(&mut ebpf, "enforce_egress", "cgroup_skb").unwrap();
+        egress
+            .load()
+            .map_err(|error| load::explain_program("enforce_egress", error))
+            .unwrap();
+        let egress = egress.fd().unwrap().try_clone().unwrap();
+        Self {
+            ingress,
+            egress,
+            tables: KernelTables::take(&mut ebpf, capacities).unwrap(),
+            counters: Counters::take(&mut ebpf).unwrap(),
+            _ebpf: ebpf,
+        }
+    }
+
+    /// Puts a policy into force, its rules counted by their places in the order of matching; their names.
+    pub fn apply(&mut self, policy: &Policy) -> Vec<String> {
+        let compiled = compile(policy, &Capacities::DEFAULT).unwrap();
+        self.tables.apply(&compiled, compiled.mode).unwrap();
+        compiled.names
+    }
+
+    /// Puts a mode into force.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.tables.set_mode(mode);
+    }
+
+    /// What was counted for the rules, by their places.
+    pub fn by_rule(&self) -> Vec<Amounts> {
+        (0..MAX_RULES as u32)
+            .map(|id| self.counters.of_rule(id).unwrap())
+            .collect()
+    }
+
+    /// What was counted by hook and reason.
+    pub fn by_reason(&self) -> Vec<ReasonStats> {
+        self.counters.by_reason().unwrap()
+    }
+
+    /// For running one elsewhere than here.
+    pub fn fd(&self, hook: Hook) -> ProgramFd {
+        self.of(hook).try_clone().unwrap()
+    }
+
+    fn of(&self, hook: Hook) -> &ProgramFd {
+        match hook {
+            Hook::TcIngress => &self.ingress,
+            Hook::CgroupEgress => &self.egress,
+        }
+    }
+
+    /// Runs one of them once on a frame of the interface with this index (`lo` has 1); whether it lets it pass.
+    pub fn lets_pass(&self, hook: Hook, frame: &[u8], interface: u32) -> bool {
+        let mut context = [0; 44];
+        // The field `ifindex` of `struct __sk_buff`. For `lo`, which is the kernel's default, it has to be absent.
+        if interface > 1 {
+            context[40..].copy_from_slice(&interface.to_ne_bytes());
+        }
+        let run = TestRun {
+            context: &context,
+            ..TestRun::once(frame)
+        };
+        let outcome = bpf::test_run(self.of(hook).as_fd(), run)
+            .unwrap_or_else(|error| panic!("{error}: {} bytes {frame:02x?}", frame.len()));
+        match (hook, outcome.retval) {
+            // `TC_ACT_UNSPEC` is -1, `TC_ACT_SHOT` 2.
+            (Hook::TcIngress, u32::MAX) | (Hook::CgroupEgress, 1) => true,
+            (Hook::TcIngress, 2) | (Hook::CgroupEgress, 0) => false,
+            (hook, code) => panic!("{hook:?} returned {code}: {frame:02x?}"),
+        }
+    }
+}
+
+/// Packets by outcome, as [`Outcome::ALL`] has them.
+pub fn packets(amounts: &Amounts) -> [u64; Outcome::COUNT as usize] {
+    [
+        amounts.passed.packets,
+        amounts.observed.packets,
+        amounts.dropped.packets,
+    ]
+}

@@ -1,0 +1,235 @@
+//! Packets as the reference of policies sees them, and random policies that they meet.
+
+use std::net::IpAddr;
+
+use enforcer_policy::{
+    Content, Ip, Packet, Policy, Transport,
+    model::{
+        Action, Address, DefaultVerdict, Direction, MalformedVerdict, Mode, Order, Prefix, Protocol, Range, Rule,
+        RuleMode, Set,
+    },
+};
+use lab01_count_packets_common::headers::Headers;
+use lab02_xdp_firewall_common::transport::Part;
+use lab06_full_enforcer_common::key::Hook;
+
+use crate::{
+    oracle,
+    random::{Dice, frames},
+};
+
+/// A frame as the reference sees it: the packet of an interface, or of `lo`. Read by lab02's oracle, not by the parsers
+/// under test.
+pub fn packet(frame: &[u8], hook: Hook, is_loopback: bool) -> Packet {
+    let ether_type = u16::from_be_bytes([frame[12], frame[13]]);
+    let content = match hook {
+        // A `cgroup_skb` program sees no Ethernet header, and so none of its tags: what is not IP by its first EtherType
+        // is not IP.
+        Hook::CgroupEgress if !matches!(ether_type, 0x0800 | 0x86dd) => Content::NotIp,
+        _ => content(frame),
+    };
+    Packet {
+        direction: match hook {
+            Hook::TcIngress => Direction::Ingress,
+            Hook::CgroupEgress => Direction::Egress,
+        },
+        interface: if is_loopback { "lo" } else { "eth0" }.into(),
+        source_mac: None,
+        content,
+    }
+}
+
+fn content(frame: &[u8]) -> Content {
+    let reading = match oracle::reading(frame) {
+        Err(_) => return Content::Malformed,
+        Ok(None) => return Content::NotIp,
+        Ok(Some(reading)) => reading,
+    };
+    let headers = Headers::parse(frame).expect("the oracle has accepted it");
+    let (source, destination): (IpAddr, IpAddr) = if headers.ip_version == 4 {
+        (headers.source.ipv4().into(), headers.destination.ipv4().into())
+    } else {
+        (headers.source.ipv6().into(), headers.destination.ipv6().into())
+    };
+    let protocol = Protocol(reading.upper.protocol);
+    let transport = match reading.upper.part {
+        Part::Later => Transport::None,
+        _ if protocol.has_ports() => Transport::Ports {
+            source: reading.transport.source_port,
+            destination: reading.transport.destination_port,
+        },
+        _ if protocol.is_icmp() => Transport::Icmp {
+            kind: reading.transport.icmp_type,
+            code: reading.transport.icmp_code,
+        },
+        _ => Transport::None,
+    };
+    Content::Ip(Ip {
+        source,
+        destination,
+        protocol,
+        transport,
+    })
+}
+
+/// A frame of 14 bytes at least, with what the enforcer looks at more often than chance would have it.
+pub fn frame(dice: &mut Dice) -> Vec<u8> {
+    if dice.percent(12) {
+        return essential(dice);
+    }
+    frames::random(dice)
+}
+
+/// What is essential, or nearly.
+fn essential(dice: &mut Dice) -> Vec<u8> {
+    use testbed::packets::ethernet;
+    let v4 = || ethernet().ipv4("192.0.2.1", "192.0.2.2");
+    let v6 = || ethernet().ipv6("2001:db8::1", "2001:db8::2");
+    let ports = dice.one_of(&[(68, 67), (67, 68), (546, 547), (547, 546), (67, 67), (68, 68)]);
+    match dice.below(4) {
+        0 => v4().udp(ports.0, ports.1).build(),
+        1 => v6().udp(ports.0, ports.1).build(),
+        2 => v4().tcp(ports.0, ports.1).build(),
+        _ => v6()
+            .icmp(
+                dice.one_of(&[129, 130, 131, 132, 133, 135, 137, 138, 143, 144]),
+                0,
+                [0; 4],
+            )
+            .build(),
+    }
+}
+
+/// A policy of what this version enforces.
+pub fn policy(dice: &mut Dice) -> Policy {
+    let mut policy = Policy::allow_all("random");
+    policy.mode = if dice.percent(80) { Mode::Block } else { Mode::Observe };
+    policy.order = if dice.percent(70) {
+        Order::Priority
+    } else {
+        Order::Specific
+    };
+    policy.essentials = dice.percent(70);
+    policy.defaults.ingress = default(dice);
+    policy.defaults.egress = default(dice);
+    policy.defaults.malformed = if dice.percent(70) {
+        MalformedVerdict::Drop
+    } else {
+        MalformedVerdict::Allow
+    };
+    for name in ["near", "far"] {
+        let set = Set {
+            prefixes: dice.some_of(12, prefix),
+            ..Set::default()
+        };
+        policy.sets.insert(name.into(), set);
+    }
+    let most = dice.one_of(&[1, 3, 8, 20, 63]);
+    let mut number = 0;
+    policy.rules = dice.some_of(most, |dice| {
+        number += 1;
+        rule(&format!("rule-{number}"), dice)
+    });
+    policy
+}
+
+fn default(dice: &mut Dice) -> DefaultVerdict {
+    if dice.percent(50) {
+        DefaultVerdict::Allow
+    } else {
+        DefaultVerdict::Deny
+    }
+}
+
+fn rule(name: &str, dice: &mut Dice) -> Rule {
+    let action = match dice.below(10) {
+        0..4 => Action::Allow,
+        4..8 => Action::Block,
+        _ => Action::Log,
+    };
+    let mut rule = Rule::new(name, action);
+    rule.priority = dice.below(4) as u32;
+    rule.mode = (dice.percent(15)).then_some(RuleMode::Observe);
+    rule.direction = match dice.below(3) {
+        0 => Some(Direction::Ingress),
+        1 => Some(Direction::Egress),
+        _ => None,
+    };
+    if dice.percent(35) {
+        rule.source = dice.some_of(3, address);
+    }
+    if dice.percent(35) {
+        rule.destination = dice.some_of(3, address);
+    }
+    match dice.below(10) {
+        0..5 => {
+            rule.protocol = Some(dice.one_of(&[Protocol::TCP, Protocol::UDP, Protocol::UDP, Protocol::SCTP]));
+            if dice.percent(60) {
+                rule.destination_ports = dice.some_of(3, ports);
+            }
+            if dice.percent(25) {
+                rule.source_ports = dice.some_of(2, ports);
+            }
+        }
+        5 => {
+            rule.protocol = Some(dice.one_of(&[Protocol::ICMP, Protocol::ICMPV6, Protocol::ICMPV6]));
+            if dice.percent(60) {
+                rule.icmp_type = dice.some_of(2, bytes);
+            }
+            if dice.percent(20) {
+                rule.icmp_code = dice.some_of(2, bytes);
+            }
+        }
+        6 => rule.protocol = Some(Protocol(dice.number() as u8)),
+        7 => rule.destination_ports = dice.some_of(2, ports),
+        _ => {}
+    }
+    rule
+}
+
+fn address(dice: &mut Dice) -> Address {
+    match dice.below(6) {
+        0 => Address::Set("near".into()),
+        1 => Address::Set("far".into()),
+        _ => Address::Prefix(prefix(dice)),
+    }
+}
+
+/// Around what random frames have.
+fn prefix(dice: &mut Dice) -> Prefix {
+    let last = dice.below(8) as u8;
+    let (address, longest): (IpAddr, u8) = match dice.below(6) {
+        0 => ([198, 51, dice.below(256) as u8, dice.below(3) as u8].into(), 32),
+        1 => ([255, 255, 255, 255].into(), 32),
+        2 => ([0, 0, 0, 0].into(), 32),
+        3 => ([192, 0, 2, last].into(), 32),
+        4 => (
+            [0x2001, 0xdb8, 0, last.into(), 0, 0, 0, dice.below(8) as u16].into(),
+            128,
+        ),
+        _ => ([u16::MAX; 8].into(), 128),
+    };
+    let any = dice.below(usize::from(longest) + 1) as u8;
+    let length = dice.one_of(&[
+        longest,
+        longest,
+        longest - 1,
+        longest - 3,
+        longest / 2,
+        longest / 4,
+        any,
+    ]);
+    Prefix::new(address, length).expect("the length is one")
+}
+
+fn ports(dice: &mut Dice) -> Range<u16> {
+    let port: u16 = dice.one_of(&[1, 22, 53, 67, 68, 80, 443, 546, 5000, 5001, 5999, 40_000, 65_535]);
+    let last = dice.one_of(&[port, port, port.saturating_add(999), u16::MAX]);
+    Range { first: port, last }
+}
+
+fn bytes(dice: &mut Dice) -> Range<u8> {
+    let first: u8 = dice.one_of(&[0, 3, 8, 128, 130, 133, 135, 143]);
+    let last = dice.one_of(&[first, first, first.saturating_add(4), u8::MAX]);
+    Range { first, last }
+}

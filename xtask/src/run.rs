@@ -70,7 +70,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
 impl Way {
     fn of(args: &[OsString]) -> Self {
         let any = |accepts: fn(&str) -> bool| args.iter().any(|arg| arg.to_str().is_some_and(accepts));
-        if any(|arg| matches!(arg, "--help" | "-h" | "--version" | "-V")) {
+        if any(|arg| matches!(arg, "--help" | "-h" | "--version" | "-V")) || is_other_command(args) {
             Self::AsIs
         } else if any(|arg| arg == "--iface" || arg.starts_with("--iface=") || is_short_iface(arg))
             || any(|arg| arg == "--cgroup" || arg.starts_with("--cgroup="))
@@ -81,6 +81,12 @@ impl Way {
             Self::InTestbed
         }
     }
+}
+
+/// Whether a lab with commands is given another one than `run`: these look at files, or ask one that runs.
+fn is_other_command(args: &[OsString]) -> bool {
+    let command = args.first().and_then(|arg| arg.to_str());
+    command.is_some_and(|command| !command.starts_with('-') && command != "run")
 }
 
 /// `-i eth0`, or `-ieth0`.
@@ -140,6 +146,14 @@ mod tests {
         assert_eq!(way(&["--help"]), Way::AsIs);
         assert_eq!(way(&["-V"]), Way::AsIs);
         assert_eq!(way(&["--iface", "eth0", "-h"]), Way::AsIs);
+    }
+
+    #[test]
+    fn of_a_lab_with_commands_only_run_is_run_in_the_testbed() {
+        assert_eq!(way(&["run", "--verbose"]), Way::InTestbed);
+        assert_eq!(way(&["run", "--iface", "eth0"]), Way::OnInterface);
+        assert_eq!(way(&["policy", "check", "web.yaml"]), Way::AsIs);
+        assert_eq!(way(&["status"]), Way::AsIs);
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub(super) fn set_up() -> Result<Stage> {
         server,
         introduction,
         presets: Vec::new(),
+        awaits_xdp: true,
         acts,
         pings: Vec::new(),
         // The switch goes when it is dropped, and the servers do.

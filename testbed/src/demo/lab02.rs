@@ -57,6 +57,7 @@ pub(super) fn set_up(traffic: Traffic) -> Result<Stage> {
     Ok(Stage {
         introduction: introduction(&server, [&amber, &blue, &coral, &denim, &ecru]),
         presets: presets(traffic, &blue),
+        awaits_xdp: true,
         acts,
         pings: pings.into(),
         server,

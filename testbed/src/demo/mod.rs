@@ -3,6 +3,7 @@
 mod lab01;
 mod lab02;
 mod lab04;
+mod lab06;
 mod pings;
 mod presets;
 mod signals;
@@ -10,6 +11,7 @@ mod signals;
 use std::{
     any::Any,
     ffi::OsString,
+    path::Path,
     process::Child,
     sync::{
         Arc,
@@ -37,12 +39,14 @@ pub struct Demo {
 enum Show {
     /// On a host that others talk to.
     Host(fn(Traffic) -> crate::Result<Stage>),
+    /// On such a host if the user says something to the program; else by a story, with the program, from its start to its end.
+    Story(fn() -> crate::Result<Stage>, fn(&Path) -> Result<u8>),
     /// In its own way.
     Itself(fn(Traffic, &[OsString]) -> Result<u8>),
 }
 
 /// Every demo that there is.
-const DEMOS: [Demo; 3] = [
+const DEMOS: [Demo; 4] = [
     Demo {
         lab: "lab01",
         show: Show::Host(|_| lab01::set_up()),
@@ -54,6 +58,10 @@ const DEMOS: [Demo; 3] = [
     Demo {
         lab: "lab04",
         show: Show::Itself(lab04::run),
+    },
+    Demo {
+        lab: "lab06",
+        show: Show::Story(lab06::set_up, lab06::tell),
     },
 ];
 
@@ -84,6 +92,8 @@ pub(crate) struct Stage {
     introduction: String,
     /// What the program is told, beside the interface, where the user says nothing of the kind.
     presets: Vec<Preset>,
+    /// Whether traffic waits until the program has attached to XDP.
+    awaits_xdp: bool,
     acts: Vec<Act>,
     /// Those among the acts whose outcome is told at the end.
     pings: Vec<Arc<Pings>>,
@@ -112,12 +122,14 @@ pub fn run(demo: Demo, traffic: Traffic, program: &[OsString]) -> Result<u8> {
             demo.lab
         );
     }
-    let set_up = match demo.show {
-        Show::Host(set_up) => set_up,
-        Show::Itself(run) => return run(traffic, program),
+    let set_up: &dyn Fn() -> crate::Result<Stage> = match (demo.show, program) {
+        (Show::Itself(run), _) => return run(traffic, program),
+        (Show::Story(_, tell), [program]) => return tell(Path::new(program)),
+        (Show::Story(set_up, _), _) => &move || set_up(),
+        (Show::Host(set_up), _) => &move || set_up(traffic),
     };
     let signals = signals::block().context("signals cannot be blocked")?;
-    let mut stage = set_up(traffic).context("the demo's hosts cannot be made")?;
+    let mut stage = set_up().context("the demo's hosts cannot be made")?;
     eprintln!("{}", stage.introduction);
 
     let mut child = stage.start(program)?;
@@ -177,7 +189,7 @@ impl Stage {
     fn wait_for_program(&self, stop: &AtomicBool) -> bool {
         let start = Instant::now();
         while !stop.load(Ordering::Relaxed) {
-            if self.server.has_xdp().unwrap_or(false) {
+            if !self.awaits_xdp || self.server.has_xdp().unwrap_or(false) {
                 return true;
             }
             if start.elapsed() > PATIENCE {
@@ -238,7 +250,7 @@ mod tests {
         assert!(Demo::find("lab02-xdp-firewall").is_ok());
         assert_eq!(
             Demo::find("lab1").unwrap_err(),
-            "there is a demo for lab01, lab02, lab04"
+            "there is a demo for lab01, lab02, lab04, lab06"
         );
     }
 }

@@ -24,7 +24,7 @@ impl Preset {
 /// The interface of the stage.
 pub(crate) fn interface(name: &str) -> Preset {
     Preset {
-        kind: &["--iface", "-i"],
+        kind: &["--iface", "-i", "--no-tc"],
         args: vec!["--iface".into(), name.into()],
         note: String::new(),
     }

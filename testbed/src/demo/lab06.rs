@@ -74,7 +74,7 @@ sets:
   abuse: {{ prefixes: [{}] }}
 rules:
   - {{ name: no-abuse, direction: ingress, source: \"@abuse\", action: block }}
-  - {{ name: no-snmp, direction: ingress, protocol: udp, destination_ports: [{SNMP}, 162], action: block }}
+  - {{ name: no-snmp, direction: ingress, protocol: udp, destination_ports: {SNMP}, action: block }}
   - {{ name: dns, direction: ingress, destination_ports: {DNS}, action: allow }}
   - {{ name: no-syslog, direction: egress, protocol: udp, destination_ports: {SYSLOG}, action: block }}
 ",
@@ -136,7 +136,7 @@ pub(super) fn set_up() -> crate::Result<Stage> {
         introduction: format!(
             "{}\n\
              amber and blue ask its DNS, amber its SNMP, too, and it sends to amber's syslog.\n\
-             In a second terminal, as root: target/release/enforcer status, stats, mode block, policy apply FILE",
+             In a second terminal, as root: target/debug/enforcer status, stats, mode block, policy apply FILE",
             hosts.introduction()
         ),
         presets,
@@ -157,8 +157,10 @@ pub(super) fn set_up() -> crate::Result<Stage> {
 pub(super) fn tell(program: &Path) -> Result<u8> {
     let hosts = Hosts::new().context("the demo's hosts cannot be made")?;
     let folder = Folder::new().context("a folder for the policies cannot be made")?;
+    // The story is told from another folder.
+    let program = std::path::absolute(program).with_context(|| format!("{} cannot be found", program.display()))?;
     let story = Story {
-        program,
+        program: &program,
         hosts: &hosts,
         folder: &folder.0,
         pause: if stdout().is_terminal() {

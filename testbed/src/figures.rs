@@ -38,7 +38,7 @@ impl Options {
     }
 
     /// Prints tables, each behind its title, if it has one, and writes them where else they are wanted.
-    pub fn show(&self, tables: &[(&str, &Figures)]) -> Result {
+    pub fn show(&self, tables: &[(&str, &dyn Shown)]) -> Result {
         if let Some(path) = &self.markdown {
             let text = tables.iter().map(|(title, figures)| titled(title, &figures.markdown()));
             let failed = |error| Error::system(format!("writing {}", path.display()), error);
@@ -56,6 +56,16 @@ impl Options {
         }
         Ok(())
     }
+}
+
+/// A table of what was measured, in the forms in which it is shown.
+pub trait Shown {
+    /// For a terminal.
+    fn table(&self) -> String;
+    /// For the book.
+    fn markdown(&self) -> String;
+    /// As JSON.
+    fn json(&self) -> String;
 }
 
 fn titled(title: &str, text: &str) -> String {
@@ -126,6 +136,7 @@ pub fn measure(rows: &mut [Row<'_>], rounds: u8) -> Result<Figures> {
     Ok(Figures {
         machine: machine(),
         rounds,
+        floor: "empty program",
         rows: rows.iter().map(Row::figure).collect(),
     })
 }
@@ -143,6 +154,8 @@ pub struct Figures {
     pub machine: String,
     /// How many rounds the medians are of.
     pub rounds: u8,
+    /// What the rows are compared with.
+    pub floor: &'static str,
     /// In the order in which they were given.
     pub rows: Vec<Figure>,
 }
@@ -164,15 +177,24 @@ pub struct Figure {
     pub most_ns: i64,
 }
 
-const HEADS: [&str; 5] = [
-    "nanoseconds a packet",
-    "empty program",
-    "program",
-    "above empty",
-    "least to most",
-];
-
 impl Figures {
+    /// Calls the floor so, which is an empty program otherwise.
+    #[must_use]
+    pub fn above(mut self, floor: &'static str) -> Self {
+        self.floor = floor;
+        self
+    }
+
+    fn heads(&self) -> [&str; 5] {
+        [
+            "nanoseconds a packet",
+            self.floor,
+            "program",
+            "above it",
+            "least to most",
+        ]
+    }
+
     fn cells(&self) -> Vec<[String; 5]> {
         let rows = self.rows.iter();
         rows.map(|row| {
@@ -186,18 +208,19 @@ impl Figures {
         })
         .collect()
     }
+}
 
-    /// As a table for a terminal.
-    pub fn table(&self) -> String {
+impl Shown for Figures {
+    fn table(&self) -> String {
         let mut text = format!("Medians of {} rounds on {}.\n\n", self.rounds, self.machine);
-        let heads = HEADS.map(str::to_owned);
+        let heads = self.heads().map(str::to_owned);
         let cells = self.cells();
         let first = cells
             .iter()
             .map(|[name, ..]| name.chars().count())
             .max()
             .unwrap_or(0)
-            .max(HEADS[0].len());
+            .max(heads[0].len());
         for [name, numbers @ ..] in std::iter::once(&heads).chain(&cells) {
             let _ = write!(text, "{name:<first$}");
             for number in numbers {
@@ -208,19 +231,40 @@ impl Figures {
         text
     }
 
-    /// As a table for the book.
-    pub fn markdown(&self) -> String {
+    fn markdown(&self) -> String {
         let mut text = format!("Medians of {} rounds on {}.\n\n", self.rounds, self.machine);
-        let _ = writeln!(text, "| {} |\n|---|---:|---:|---:|---:|", HEADS.join(" | "));
+        let _ = writeln!(text, "| {} |\n|---|---:|---:|---:|---:|", self.heads().join(" | "));
         for row in self.cells() {
             let _ = writeln!(text, "| {} |", row.join(" | "));
         }
         text
     }
 
-    /// As JSON.
-    pub fn json(&self) -> String {
+    fn json(&self) -> String {
         serde_json::to_string_pretty(self).expect("figures have no map with keys that JSON lacks")
+    }
+}
+
+/// How long things took that happen once, in milliseconds.
+#[derive(Debug, Default, Serialize)]
+pub struct Durations {
+    /// A name and a duration each.
+    pub rows: Vec<(String, f64)>,
+}
+
+impl Shown for Durations {
+    fn table(&self) -> String {
+        let lines = self.rows.iter().map(|(name, ms)| format!("{name}: {ms:.1} ms\n"));
+        lines.collect()
+    }
+
+    fn markdown(&self) -> String {
+        let lines = self.rows.iter().map(|(name, ms)| format!("| {name} | {ms:.1} |\n"));
+        format!("| | milliseconds |\n|---|---:|\n{}", lines.collect::<String>())
+    }
+
+    fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("durations have no map with keys that JSON lacks")
     }
 }
 

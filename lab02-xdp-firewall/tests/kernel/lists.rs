@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::Ipv4Addr,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -18,6 +19,8 @@ use crate::lab::{Firewall, MODES, cable, finish, on, wait_until};
 testbed::listed_tests![
     two_hundred_reloads_under_traffic_never_mix_two_lists_or_lose_a_frame,
     a_list_takes_effect_however_it_is_written,
+    a_list_behind_a_link_takes_effect_when_it_or_the_link_changes,
+    a_list_takes_effect_when_a_folder_on_its_way_is_swapped,
     a_broken_list_leaves_the_old_one_in_force_and_is_named_with_its_line,
     a_hundred_thousand_entries_are_applied_whole,
     a_list_larger_than_max_entries_is_refused_with_the_mend,
@@ -163,6 +166,75 @@ fn a_list_takes_effect_however_it_is_written() -> Result {
         let (_, stderr) = firewall.stop();
         assert_eq!(stderr.matches("the lists changed").count(), 4, "{stderr}");
     }
+    Ok(())
+}
+
+fn a_list_behind_a_link_takes_effect_when_it_or_the_link_changes() -> Result {
+    let (client, server) = cable()?;
+    // The link in one folder, its target in another.
+    let (linked, other) = (ListFile::new("10.0.0.1\n"), ListFile::new("10.0.0.0/30\n"));
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("list.txt");
+    symlink(&linked.path, &link).unwrap();
+    let firewall = Firewall::on(&server, &["--block-file", link.to_str().unwrap()]);
+    let sources: Vec<Ipv4Addr> = (1..=5).map(|last| Ipv4Addr::new(10, 0, 0, last)).collect();
+    let dropped = || dropped_of(&firewall, &client, &server, &sources);
+    assert_eq!(dropped(), 1);
+
+    fs::write(&linked.path, "10.0.0.1\n10.0.0.2\n").unwrap();
+    firewall.wait_for_word(APPLIED, 1);
+    assert_eq!(dropped(), 2, "the target written in place");
+
+    linked.replace("");
+    firewall.wait_for_word(APPLIED, 2);
+    assert_eq!(dropped(), 0, "the target renamed over");
+
+    // As `ln -sf` does.
+    fs::remove_file(&link).unwrap();
+    symlink(&other.path, &link).unwrap();
+    firewall.wait_for_word(APPLIED, 3);
+    assert_eq!(dropped(), 3, "the link made again, to another file");
+
+    // The old target is none of ours any more, the new one is.
+    linked.replace("0.0.0.0/0\n");
+    other.replace("10.0.0.5\n");
+    firewall.wait_for_word(APPLIED, 4);
+    assert_eq!(dropped(), 1, "the new target renamed over");
+    let (_, stderr) = firewall.stop_after(25);
+    assert_eq!(stderr.matches(APPLIED).count(), 4, "{stderr}");
+    Ok(())
+}
+
+/// As Kubernetes changes what a `ConfigMap` is mounted as: the file is a link into `..data`, which is a link to a folder
+/// of one version, and is renamed over; the old folder goes.
+fn a_list_takes_effect_when_a_folder_on_its_way_is_swapped() -> Result {
+    let (client, server) = cable()?;
+    let mount = tempfile::tempdir().unwrap();
+    let path = |name: &str| mount.path().join(name);
+    let swap = |version: &str, content: &str| {
+        fs::create_dir(path(version)).unwrap();
+        fs::write(path(version).join("list.txt"), content).unwrap();
+        symlink(version, path("..data_tmp")).unwrap();
+        fs::rename(path("..data_tmp"), path("..data")).unwrap();
+    };
+    swap("..1", "10.0.0.1\n");
+    symlink("..data/list.txt", path("list.txt")).unwrap();
+    let firewall = Firewall::on(&server, &["--block-file", path("list.txt").to_str().unwrap()]);
+    let sources: Vec<Ipv4Addr> = (1..=5).map(|last| Ipv4Addr::new(10, 0, 0, last)).collect();
+    let dropped = || dropped_of(&firewall, &client, &server, &sources);
+    assert_eq!(dropped(), 1);
+
+    swap("..2", "10.0.0.1\n10.0.0.2\n");
+    fs::remove_dir_all(path("..1")).unwrap();
+    firewall.wait_for_word(APPLIED, 1);
+    assert_eq!(dropped(), 2, "swapped");
+
+    swap("..3", "10.0.0.0/29\n");
+    fs::remove_dir_all(path("..2")).unwrap();
+    firewall.wait_for_word(APPLIED, 2);
+    assert_eq!(dropped(), 5, "swapped again");
+    let (_, stderr) = firewall.stop_after(15);
+    assert_eq!(stderr.matches(APPLIED).count(), 2, "{stderr}");
     Ok(())
 }
 

@@ -75,6 +75,17 @@ fn dropped_of(firewall: &Firewall, from: &End, to: &End, sources: &[Ipv4Addr]) -
     firewall.report().dropped() - before.dropped()
 }
 
+/// Lets threads end that wait for these, also where a test fails: their scope would wait for them for ever.
+struct SetOnDrop<'a>([&'a AtomicBool; 2]);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        for flag in self.0 {
+            flag.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 fn two_hundred_reloads_under_traffic_never_mix_two_lists_or_lose_a_frame() -> Result {
     // Prefixes of four addresses with gaps of other sizes between: one lies elsewhere in each list's tables.
     let every = |step: u32, count: u32| {
@@ -90,9 +101,10 @@ fn two_hundred_reloads_under_traffic_never_mix_two_lists_or_lose_a_frame() -> Re
     let firewall = Firewall::on(&server, &["--block-file", list.arg()]);
     let mut capture = server.host.capture(&server.interface)?;
 
-    let stop = AtomicBool::new(false);
+    let (stop, all_arrived) = (AtomicBool::new(false), AtomicBool::new(false));
     let sources = [always, never, in_one, in_other];
     let (sent_each, arrived) = thread::scope(|scope| {
+        let _threads_end = SetOnDrop([&stop, &all_arrived]);
         let sender = scope.spawn(|| {
             let injector = client.host.injector(&client.interface).unwrap();
             let frames = sources.map(|source| frame(&client, &server, source));
@@ -106,7 +118,15 @@ fn two_hundred_reloads_under_traffic_never_mix_two_lists_or_lose_a_frame() -> Re
         });
         let receiver = scope.spawn(|| {
             let mut arrived = sources.map(|_| 0_u64);
-            while let Some(frame) = capture.next(Duration::from_secs(1)).unwrap() {
+            loop {
+                // A slow machine may take long to send the first frame: a pause ends nothing before the last was counted.
+                let is_over = all_arrived.load(Ordering::Relaxed);
+                let Some(frame) = capture.next(Duration::from_secs(1)).unwrap() else {
+                    if is_over {
+                        break;
+                    }
+                    continue;
+                };
                 let source = Ipv4Addr::from_octets(frame[26..30].try_into().unwrap());
                 let index = sources.iter().position(|known| *known == source).unwrap();
                 arrived[index] += 1;
@@ -118,7 +138,10 @@ fn two_hundred_reloads_under_traffic_never_mix_two_lists_or_lose_a_frame() -> Re
             firewall.wait_for_word(APPLIED, flip + 1);
         }
         stop.store(true, Ordering::Relaxed);
-        (sender.join().unwrap(), receiver.join().unwrap())
+        let sent_each = sender.join().unwrap();
+        wait_until("all have arrived", || firewall.report().total() >= 4 * sent_each);
+        all_arrived.store(true, Ordering::Relaxed);
+        (sent_each, receiver.join().unwrap())
     });
     let (report, stderr) = firewall.stop_after(4 * sent_each);
     let [of_always, of_never, of_one, of_other] = arrived;

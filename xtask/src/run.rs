@@ -70,11 +70,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
 impl Way {
     fn of(args: &[OsString]) -> Self {
         let any = |accepts: fn(&str) -> bool| args.iter().any(|arg| arg.to_str().is_some_and(accepts));
-        if any(|arg| matches!(arg, "--help" | "-h" | "--version" | "-V")) || is_other_command(args) {
+        if any(|arg| matches!(arg, "--help" | "-h" | "--version" | "-V")) || is(args, "policy") {
             Self::AsIs
         } else if any(|arg| arg == "--iface" || arg.starts_with("--iface=") || is_short_iface(arg))
             || any(|arg| arg == "--cgroup" || arg.starts_with("--cgroup="))
-            || args.first().is_some_and(|arg| arg == "mode")
+            || ["mode", "status", "stats"].iter().any(|command| is(args, command))
         {
             Self::OnInterface
         } else {
@@ -83,10 +83,9 @@ impl Way {
     }
 }
 
-/// Whether a lab with commands is given another one than `run`: these look at files, or ask one that runs.
-fn is_other_command(args: &[OsString]) -> bool {
-    let command = args.first().and_then(|arg| arg.to_str());
-    command.is_some_and(|command| !command.starts_with('-') && command != "run")
+/// Whether a lab that has commands is given this one.
+fn is(args: &[OsString], command: &str) -> bool {
+    args.first().is_some_and(|arg| arg == command)
 }
 
 /// `-i eth0`, or `-ieth0`.
@@ -153,7 +152,7 @@ mod tests {
         assert_eq!(way(&["run", "--verbose"]), Way::InTestbed);
         assert_eq!(way(&["run", "--iface", "eth0"]), Way::OnInterface);
         assert_eq!(way(&["policy", "check", "web.yaml"]), Way::AsIs);
-        assert_eq!(way(&["status"]), Way::AsIs);
+        assert_eq!(way(&["status"]), Way::OnInterface);
     }
 
     #[test]

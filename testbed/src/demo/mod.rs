@@ -39,8 +39,8 @@ pub struct Demo {
 enum Show {
     /// On a host that others talk to.
     Host(fn(Traffic) -> crate::Result<Stage>),
-    /// On such a host if the user says something to the program; else by a story, with the program, from its start to its end.
-    Story(fn() -> crate::Result<Stage>, fn(&Path) -> Result<u8>),
+    /// By a story, told with the program from its start to its end; where the user says something to the program, on a host.
+    Story(fn(&Path) -> Result<u8>, fn(Traffic) -> crate::Result<Stage>),
     /// In its own way.
     Itself(fn(Traffic, &[OsString]) -> Result<u8>),
 }
@@ -61,7 +61,7 @@ const DEMOS: [Demo; 4] = [
     },
     Demo {
         lab: "lab06",
-        show: Show::Story(lab06::set_up, lab06::tell),
+        show: Show::Story(lab06::tell, |_| lab06::set_up()),
     },
 ];
 
@@ -122,14 +122,13 @@ pub fn run(demo: Demo, traffic: Traffic, program: &[OsString]) -> Result<u8> {
             demo.lab
         );
     }
-    let set_up: &dyn Fn() -> crate::Result<Stage> = match (demo.show, program) {
+    let set_up = match (demo.show, program) {
         (Show::Itself(run), _) => return run(traffic, program),
-        (Show::Story(_, tell), [program]) => return tell(Path::new(program)),
-        (Show::Story(set_up, _), _) => &move || set_up(),
-        (Show::Host(set_up), _) => &move || set_up(traffic),
+        (Show::Story(tell, _), [program]) => return tell(Path::new(program)),
+        (Show::Host(set_up) | Show::Story(_, set_up), _) => set_up,
     };
     let signals = signals::block().context("signals cannot be blocked")?;
-    let mut stage = set_up().context("the demo's hosts cannot be made")?;
+    let mut stage = set_up(traffic).context("the demo's hosts cannot be made")?;
     eprintln!("{}", stage.introduction);
 
     let mut child = stage.start(program)?;

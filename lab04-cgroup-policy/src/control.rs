@@ -9,7 +9,7 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, time::Instant};
 
 /// Where the sockets are.
 const FOLDER: &str = "/run/lab04-cgroup-policy";
@@ -93,6 +93,8 @@ fn socket(cgroup_id: u64) -> PathBuf {
 pub struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// Kept here and not in [`Control::next`], which is given up whenever something else happens first.
+    half_read: Option<HalfRead>,
 }
 
 impl Control {
@@ -109,15 +111,24 @@ impl Control {
         // What one has left behind that was killed.
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path)?;
-        Ok(Self { listener, path })
+        Ok(Self {
+            listener,
+            path,
+            half_read: None,
+        })
     }
 
-    /// Waits for a request; what cannot be understood is passed over.
-    pub async fn next(&self) -> io::Result<Asked> {
+    /// Waits for a request; what cannot be understood is passed over. Nothing is lost if this is given up and called again.
+    pub async fn next(&mut self) -> io::Result<Asked> {
         loop {
-            let (stream, _) = self.listener.accept().await?;
-            if let Ok(Some(asked)) = tokio::time::timeout(PATIENCE, Asked::read(stream)).await {
-                return Ok(asked);
+            let half_read = match &mut self.half_read {
+                Some(half_read) => half_read,
+                none => none.insert(HalfRead::new(self.listener.accept().await?.0)),
+            };
+            let request = tokio::time::timeout_at(half_read.until, half_read.read_on()).await;
+            let stream = self.half_read.take().map(|half_read| half_read.stream);
+            if let (Ok(Some(request)), Some(stream)) = (request, stream) {
+                return Ok(Asked { request, stream });
             }
         }
     }
@@ -129,6 +140,41 @@ impl Drop for Control {
     }
 }
 
+/// A request, as much of it as has come.
+struct HalfRead {
+    stream: tokio::net::UnixStream,
+    line: Vec<u8>,
+    until: Instant,
+}
+
+impl HalfRead {
+    fn new(stream: tokio::net::UnixStream) -> Self {
+        Self {
+            stream,
+            line: Vec::new(),
+            until: Instant::now() + PATIENCE,
+        }
+    }
+
+    async fn read_on(&mut self) -> Option<Request> {
+        let mut buffer = [0; 16];
+        while !self.line.ends_with(b"\n") && self.line.len() < buffer.len() {
+            self.stream.readable().await.ok()?;
+            match self.stream.try_read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(length) => self.line.extend_from_slice(buffer.get(..length)?),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return None,
+            }
+        }
+        let word = std::str::from_utf8(&self.line).ok()?.trim_end();
+        Request::ALL
+            .into_iter()
+            .find(|(known, _)| *known == word)
+            .map(|(_, request)| request)
+    }
+}
+
 /// A request, to be answered.
 pub struct Asked {
     /// What is asked.
@@ -137,23 +183,6 @@ pub struct Asked {
 }
 
 impl Asked {
-    async fn read(stream: tokio::net::UnixStream) -> Option<Self> {
-        let mut line = Vec::new();
-        let mut buffer = [0; 16];
-        while !line.ends_with(b"\n") && line.len() < buffer.len() {
-            stream.readable().await.ok()?;
-            match stream.try_read(&mut buffer) {
-                Ok(0) => return None,
-                Ok(length) => line.extend_from_slice(buffer.get(..length)?),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return None,
-            }
-        }
-        let word = std::str::from_utf8(&line).ok()?.trim_end();
-        let (_, request) = Request::ALL.into_iter().find(|(known, _)| *known == word)?;
-        Some(Self { request, stream })
-    }
-
     /// Answers with the mode that is in force now.
     pub fn answer(self, mode: &str) {
         // Whoever asked may be gone.

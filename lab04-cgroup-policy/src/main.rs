@@ -325,7 +325,7 @@ impl Server<'_> {
                     changed.context("the policy's file cannot be watched any more")?;
                     Event::Changed
                 }
-                asked = asked(self.control.as_ref()) => Event::Asked(asked.context("requests cannot be heard any more")?),
+                asked = asked(self.control.as_mut()) => Event::Asked(asked.context("requests cannot be heard any more")?),
             };
             match event {
                 Event::Changed => self.follow_policy(),
@@ -399,7 +399,7 @@ impl Server<'_> {
 }
 
 /// Waits for a request; for ever if none can be made.
-async fn asked(control: Option<&Control>) -> io::Result<control::Asked> {
+async fn asked(control: Option<&mut Control>) -> io::Result<control::Asked> {
     match control {
         Some(control) => control.next().await,
         None => std::future::pending().await,

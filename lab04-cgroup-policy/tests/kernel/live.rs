@@ -1,11 +1,15 @@
 //! The command on a cgroup with real traffic (Z1, Z2, Z12, A3).
 
 use std::{
-    fs, thread,
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::{fs::MetadataExt as _, net::UnixStream},
+    thread,
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use testbed::{Cgroup, Host, Result};
 
 use crate::{
@@ -27,6 +31,7 @@ testbed::listed_tests![
     killed_it_leaves_nothing_attached_and_the_next_one_starts,
     one_hook_alone_does_its_own_part,
     the_mode_is_told_set_and_toggled_by_a_second_process,
+    a_request_that_comes_in_two_halves_outlives_the_reports_in_between,
 ];
 
 const TCP_DENIED: &str = "{ version: 1, name: no-tcp, match: specific, rules: [
@@ -412,5 +417,26 @@ fn the_mode_is_told_set_and_toggled_by_a_second_process() -> Result {
             .starts_with("error: no lab04-cgroup-policy runs on the cgroup /"),
         "{nobody:#?}"
     );
+    Ok(())
+}
+
+fn a_request_that_comes_in_two_halves_outlives_the_reports_in_between() -> Result {
+    let cgroup = Cgroup::new("halves")?;
+    let host = Host::new("host")?;
+    let policy = PolicyFile::new(NOTHING);
+    let enforcing = Enforcing::on(&host, &cgroup, &policy.path(), &["--observe"]);
+    let id = fs::metadata(cgroup.path()).unwrap().ino();
+    let mut stream = UnixStream::connect(format!("/run/lab04-cgroup-policy/{id}.sock")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"bl").unwrap();
+    let elapsed = |report: &Value| report["elapsed_ms"].as_u64().unwrap();
+    let before = elapsed(&enforcing.report());
+    // Two reports later it has surely seen the first half.
+    enforcing.wait_until("it has reported twice", |report| elapsed(report) >= before + 200);
+    stream.write_all(b"ock\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "block\n");
+    assert_eq!(enforcing.stop()["mode"], "block");
     Ok(())
 }

@@ -23,6 +23,8 @@ use std::{
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use serde_json::{Value, json};
 
+use crate::dispatcher;
+
 /// The environment variable that asks for kernel tests.
 pub const SWITCH: &str = "EBPF_KERNEL_TESTS";
 
@@ -144,6 +146,14 @@ pub fn main(package: &str, mut tests: Vec<KernelTest>) -> ExitCode {
     if let Ok(only) = std::env::var(ONLY) {
         tests.retain(|test| only.split(',').any(|name| name == test.name));
     }
+    // Held until the tests have ended.
+    let _filled = match (wanted && !arguments.list).then(dispatcher::fill).transpose() {
+        Ok(filled) => filled,
+        Err(error) => {
+            eprintln!("{package}: XDP's dispatcher cannot be kept from changes, which this kernel needs: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let results = match Results::open() {
         Ok(results) => Arc::new(results),
         Err(error) => {

@@ -36,6 +36,7 @@ mod cgroup;
 mod cpu;
 pub mod demo;
 mod descriptor;
+mod dispatcher;
 mod error;
 mod ethtool;
 pub mod figures;

@@ -46,7 +46,7 @@ fn run(options: &Options) -> Result<()> {
     options.show(&[
         ("A packet in test runs, above an empty program.", &in_test_runs),
         (
-            "A call on a real socket; the floor is the same call without any program.",
+            "A call on a real socket, beside the same call without any program.",
             &on_sockets,
         ),
     ])?;
@@ -125,8 +125,8 @@ fn measure_sockets(rounds: u8, network: &Network, loaded: &[Loaded]) -> Result<F
             move || send(&place.socket),
         ));
     }
-    let figures = figures::measure(&mut rows, rounds)?;
-    // Connected sockets do not come to `sendmsg4` any more, so these are measured last.
+    let mut figures = figures::measure(&mut rows, rounds)?;
+    // Connected sockets do not come to `sendmsg4` any more, so from here on they are.
     let mut rows = Vec::new();
     for place in &places {
         let bare = &bare.socket;
@@ -137,10 +137,20 @@ fn measure_sockets(rounds: u8, network: &Network, loaded: &[Loaded]) -> Result<F
         ));
     }
     let connects = figures::measure(&mut rows, rounds)?;
-    Ok(Figures {
-        rows: figures.rows.into_iter().chain(connects.rows).collect(),
-        ..connects
-    })
+    let send = |socket: &UdpSocket| timed(|| socket.send(&[0; 18]).map(drop));
+    let mut rows = Vec::new();
+    for place in &places {
+        let bare = &bare.socket;
+        rows.push(Row::new(
+            format!("send when connected, {}", place.name),
+            move || send(bare),
+            move || send(&place.socket),
+        ));
+    }
+    let connected = figures::measure(&mut rows, rounds)?;
+    let all = [figures.rows, connects.rows, connected.rows];
+    figures.rows = all.into_iter().flatten().collect();
+    Ok(figures.a("call").above("no program"))
 }
 
 /// The average time of a call.

@@ -40,7 +40,9 @@ impl Options {
     /// Prints tables, each behind its title, if it has one, and writes them where else they are wanted.
     pub fn show(&self, tables: &[(&str, &dyn Shown)]) -> Result {
         if let Some(path) = &self.markdown {
-            let text = tables.iter().map(|(title, figures)| titled(title, &figures.markdown()));
+            let text = tables
+                .iter()
+                .map(|(title, figures)| anchored(title, &figures.markdown()));
             let failed = |error| Error::system(format!("writing {}", path.display()), error);
             fs::write(path, text.collect::<Vec<_>>().join("\n")).map_err(failed)?;
         }
@@ -74,6 +76,19 @@ fn titled(title: &str, text: &str) -> String {
     } else {
         format!("{title}\n\n{text}")
     }
+}
+
+/// As [`titled`], as a part that a page can include alone, by the title's first words: `one-thing-at-a-time`.
+fn anchored(title: &str, text: &str) -> String {
+    if title.is_empty() {
+        return text.to_owned();
+    }
+    let words = title.split([',', ':', '.']).next().unwrap_or_default();
+    let anchor = words.to_lowercase().replace(' ', "-");
+    format!(
+        "<!-- ANCHOR: {anchor} -->\n{}\n<!-- ANCHOR_END: {anchor} -->\n",
+        titled(title, text)
+    )
 }
 
 /// One thing to measure beside its floor: each closure returns nanoseconds a packet.
@@ -136,6 +151,7 @@ pub fn measure(rows: &mut [Row<'_>], rounds: u8) -> Result<Figures> {
     Ok(Figures {
         machine: machine(),
         rounds,
+        each: "packet",
         floor: "empty program",
         rows: rows.iter().map(Row::figure).collect(),
     })
@@ -154,13 +170,15 @@ pub struct Figures {
     pub machine: String,
     /// How many rounds the medians are of.
     pub rounds: u8,
+    /// What takes the nanoseconds.
+    pub each: &'static str,
     /// What the rows are compared with.
     pub floor: &'static str,
     /// In the order in which they were given.
     pub rows: Vec<Figure>,
 }
 
-/// One row: medians over the rounds, in nanoseconds a packet.
+/// One row: medians over the rounds, in nanoseconds.
 #[derive(Debug, Serialize)]
 pub struct Figure {
     /// What was measured.
@@ -185,13 +203,20 @@ impl Figures {
         self
     }
 
-    fn heads(&self) -> [&str; 5] {
+    /// Says what has been measured, which is a packet otherwise.
+    #[must_use]
+    pub fn a(mut self, each: &'static str) -> Self {
+        self.each = each;
+        self
+    }
+
+    fn heads(&self) -> [String; 5] {
         [
-            "nanoseconds a packet",
-            self.floor,
-            "program",
-            "above it",
-            "least to most",
+            format!("nanoseconds a {}", self.each),
+            self.floor.to_owned(),
+            "program".to_owned(),
+            "above it".to_owned(),
+            "least to most".to_owned(),
         ]
     }
 
@@ -213,7 +238,7 @@ impl Figures {
 impl Shown for Figures {
     fn table(&self) -> String {
         let mut text = format!("Medians of {} rounds on {}.\n\n", self.rounds, self.machine);
-        let heads = self.heads().map(str::to_owned);
+        let heads = self.heads();
         let cells = self.cells();
         let first = cells
             .iter()

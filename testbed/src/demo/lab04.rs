@@ -111,8 +111,9 @@ pub(super) fn run(traffic: Traffic, program: &[OsString]) -> Result<u8> {
     let inside = Cgroup::new("inside")?;
     let policy = PolicyFile::write()?;
     eprintln!(
-        "The host `server` ({}) exists only while this runs. Visitors come from the host `client`, one inside the cgroup\n\
-         {}\nand one outside, and ask for dns, web (two ports), telnet and mail.",
+        "The host `server` ({}) exists only while this runs. Visitors come from the host `client`,\n\
+         one inside the cgroup {}\n\
+         and one outside, and ask for dns, web (two ports), telnet and mail.",
         cable.right.ipv4,
         inside.path().display()
     );
@@ -169,8 +170,8 @@ fn policy_preset(policy: &PolicyFile) -> Preset {
     Preset {
         kind: &["--policy"],
         args: vec!["--policy".into(), policy.path.display().to_string()],
-        note: "You gave no policy, so this one holds: dns and web are allowed, and everything else is denied. It is observed\n\
-               first, and then it blocks."
+        note: "You gave no policy, so this one holds: dns and web are allowed, and everything else is denied.\n\
+               At first that is only observed, and then it blocks."
             .into(),
     }
 }

@@ -180,6 +180,17 @@ pub fn unpack(what: &str, packages: &[PathBuf], folder: &Path, workspace: &Works
     )
 }
 
+/// Downloads a package with everything that it depends on, and unpacks it all into a new folder.
+pub fn unpack_with_dependencies(workspace: &Workspace, suite: Suite, package: &str, folder: &Path) -> Result<()> {
+    let apt = Apt::create(workspace, &format!("apt-{package}"))?;
+    apt.read(suite)?;
+    let packages = apt.download_with_dependencies(package, &[package])?;
+    let partial = folder.with_extension("partial");
+    fs::remove_dir_all(&partial).ok();
+    unpack(package, &packages, &partial, workspace)?;
+    fs::rename(&partial, folder).with_context(|| format!("{} cannot be made", folder.display()))
+}
+
 fn require_apt() -> Result<()> {
     let path = env::var_os("PATH").unwrap_or_default();
     for program in ["apt-get", "apt-cache", "dpkg-deb"] {

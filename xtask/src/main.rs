@@ -6,6 +6,7 @@
 mod apt;
 mod bench;
 mod book;
+mod bpftool;
 mod cargo;
 mod ci;
 mod doctor;

@@ -24,6 +24,7 @@ pub use self::{
     tally::Tally,
 };
 use crate::{
+    bpftool,
     cargo::{self, Executable, Package},
     interrupt,
     kernels::{self, Declared, Outcomes, Record, Shown},
@@ -254,6 +255,7 @@ impl Session<'_> {
             .into_iter()
             .chain(self.filter.iter().cloned())
             .collect();
+        let path = bpftool::search_path(self.workspace);
         for program in kernel_tests {
             let what = match program.target.strip_prefix(KERNEL).unwrap_or_default() {
                 "" => format!("{} on the kernel", program.package),
@@ -265,6 +267,7 @@ impl Session<'_> {
             let variables = [
                 ("EBPF_KERNEL_TESTS", OsStr::new("1")),
                 (RESULTS, results.as_os_str()),
+                ("PATH", path.as_os_str()),
                 ("CARGO_MANIFEST_DIR", program.folder.as_os_str()),
             ];
             let mut command = privilege.command(&program.path, &args, &variables);

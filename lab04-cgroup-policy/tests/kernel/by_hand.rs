@@ -1,6 +1,6 @@
 //! The walkthrough with bpftool, as the guide shows it (Z7, Z10): the script that stands there is run.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{fs, process::Command};
 
 use lab04_cgroup_policy::OBJECT;
 use testbed::{Cgroup, Host, Result, harness::unsupported};
@@ -15,20 +15,12 @@ testbed::listed_tests![the_programs_are_loaded_attached_read_and_detached_by_bpf
 
 const SCRIPT: &str = include_str!("../../by-hand.sh");
 
-/// The search path with bpftool in it: the machine's, or the one that was unpacked into the project.
-fn path_with_bpftool() -> String {
-    let path = env::var("PATH").unwrap_or_default();
-    let unpacked = concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools/bpftool/usr/sbin");
-    let path = format!("{path}:/usr/sbin:{unpacked}");
-    let is_there = |folder: PathBuf| folder.join("bpftool").is_file();
-    if !env::split_paths(&path).any(is_there) {
-        unsupported("bpftool is missing (Debian: bpftool); or unpack that package into .tools/bpftool (dpkg -x)");
-    }
-    path
-}
-
 fn the_programs_are_loaded_attached_read_and_detached_by_bpftool_alone() -> Result {
-    let path = path_with_bpftool();
+    if let Err(error) = Command::new("bpftool").arg("version").output() {
+        unsupported(format!(
+            "bpftool cannot be run ({error}); on Debian: apt-get install bpftool"
+        ));
+    }
     let network = Network::new()?;
     let (cgroup, bpffs, folder) = (Cgroup::new("by-hand")?, Bpffs::mount(), tempfile::tempdir().unwrap());
     let (object, script) = (folder.path().join("lab04.o"), folder.path().join("by-hand.sh"));
@@ -36,8 +28,8 @@ fn the_programs_are_loaded_attached_read_and_detached_by_bpftool_alone() -> Resu
     fs::write(&script, SCRIPT).unwrap();
     let pins = bpffs.path().join("by-hand");
     let run = |host: &Host, step: &str, args: &[&std::path::Path]| {
-        let mut command: Command = host.command("sh");
-        command.arg(&script).arg(step).args(args).env("PATH", &path);
+        let mut command = host.command("sh");
+        command.arg(&script).arg(step).args(args);
         let finished = finish(command);
         assert!(finished.status.success(), "{finished:#?}");
         finished.stdout

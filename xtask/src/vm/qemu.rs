@@ -18,7 +18,7 @@ use regex::Regex;
 
 use super::message::Message;
 use crate::{
-    apt::{self, Apt, Suite},
+    apt::{self, Suite},
     machine::find_in_path,
     setup,
     workspace::Workspace,
@@ -54,7 +54,7 @@ impl Qemu {
             let _alone = setup::lock(workspace)?;
             // Somebody else may have downloaded it while we waited for the lock.
             if !folder.is_dir() {
-                download(workspace, &folder).with_context(|| {
+                apt::unpack_with_dependencies(workspace, SUITE, PACKAGE, &folder).with_context(|| {
                     format!("{PROGRAM} is not installed and cannot be downloaded; on Debian: apt-get install {PACKAGE}")
                 })?;
             }
@@ -96,16 +96,6 @@ impl Qemu {
         command.arg("-serial").arg(file).args(["-serial", "stdio"]);
         command
     }
-}
-
-fn download(workspace: &Workspace, folder: &Path) -> Result<()> {
-    let apt = Apt::create(workspace, "apt-qemu")?;
-    apt.read(SUITE)?;
-    let packages = apt.download_with_dependencies(PACKAGE, &[PACKAGE])?;
-    let partial = folder.with_extension("partial");
-    fs::remove_dir_all(&partial).ok();
-    apt::unpack(PACKAGE, &packages, &partial, workspace)?;
-    fs::rename(&partial, folder).with_context(|| format!("{} cannot be made", folder.display()))
 }
 
 /// Whether the machine's hardware virtualization can be used.

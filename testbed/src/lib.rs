@@ -64,7 +64,7 @@ pub use frames::{Capture, Injector};
 pub use host::Host;
 pub use link::{End, Link, LinkOptions};
 pub use namespace::Inside;
-pub use process::{Finished, Running, spawn};
+pub use process::{Finished, Running, copy_program, spawn};
 pub use spread::Spread;
 pub use switch::Switch;
 pub use terminal::Terminal;

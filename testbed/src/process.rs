@@ -1,8 +1,10 @@
 //! Programs that run beside a test, and end with it.
 
 use std::{
-    io::{BufRead as _, BufReader, Read},
-    os::unix::process::ExitStatusExt as _,
+    fs,
+    io::{self, BufRead as _, BufReader, Read},
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -23,7 +25,7 @@ use crate::{Error, Result, patience};
 ///
 /// The kernel ties such a child to the thread that started it; this one never ends.
 pub fn spawn(command: Command) -> Result<Child> {
-    type Request = (Command, Sender<std::io::Result<Child>>);
+    type Request = (Command, Sender<io::Result<Child>>);
     static SPAWNER: OnceLock<Sender<Request>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (requests, to_do) = mpsc::channel::<Request>();
@@ -37,13 +39,29 @@ pub fn spawn(command: Command) -> Result<Child> {
     });
     let what = format!("starting {}", command.get_program().display());
     let (answer, child) = mpsc::channel();
-    let gone = || std::io::Error::other("the thread that starts programs has ended");
+    let gone = || io::Error::other("the thread that starts programs has ended");
     let sent = spawner.send((command, answer));
     let child = match sent {
         Ok(()) => child.recv().unwrap_or_else(|_| Err(gone())),
         Err(_) => Err(gone()),
     };
     child.map_err(|error| Error::system(what, error))
+}
+
+/// Copies a program to where anybody may run it.
+///
+/// Not by [`std::fs::copy`]: a child that another thread starts meanwhile has the open file too, until it is another
+/// program itself, and so long the copy cannot be run ("Text file busy").
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    let what = || format!("copying {} to {}", from.display(), to.display());
+    let mut copy = Command::new("sh");
+    copy.args(["-c", r#"cat "$0" > "$1""#]).args([from, to]);
+    let status = copy.status().map_err(|error| Error::system(what(), error))?;
+    if !status.success() {
+        return Err(Error::system(what(), io::Error::other(status.to_string())));
+    }
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).map_err(|error| Error::system(what(), error))
 }
 
 /// A program that runs beside the test, and whose output is collected. Dropping this kills it.

@@ -479,7 +479,7 @@ testbed::kernel_tests! {
     fn a_demo_without_root_names_cause_and_mend() {
         // Where anybody may read it.
         let program = scratch("demo");
-        fs::copy(env!("CARGO_BIN_EXE_testbed"), &program).unwrap();
+        testbed::copy_program(env!("CARGO_BIN_EXE_testbed"), &program).unwrap();
         let mut demo = Command::new(&program);
         demo.args(["demo", "lab01", "--", "true"]).uid(65534).gid(65534);
         let output = demo.output();

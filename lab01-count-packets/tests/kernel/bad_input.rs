@@ -13,6 +13,7 @@ use object::{Object as _, ObjectSection as _};
 use testbed::{
     End, Finished, Host, LinkOptions, Result, Running,
     bpf::{PassProgram, ProgramType, XdpMode, empty_program},
+    copy_program,
     harness::unsupported,
 };
 
@@ -129,7 +130,7 @@ fn as_ordinary_user(host: &Host, capabilities: &str, args: &[&str]) -> (Command,
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join("lab01-count-packets");
-    fs::copy(BINARY, &program).unwrap();
+    copy_program(BINARY, &program).unwrap();
     let mut command = host.command("setpriv");
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"])

@@ -14,7 +14,7 @@ use nix::{
     sys::resource::{Resource, setrlimit},
 };
 use object::{Object as _, ObjectSection as _};
-use testbed::{Cgroup, Finished, Host, Result, Running, bpf, harness::unsupported};
+use testbed::{Cgroup, Finished, Host, Result, Running, bpf, copy_program, harness::unsupported};
 
 use crate::{
     client::PATIENCE,
@@ -195,7 +195,7 @@ fn as_ordinary_user(place: &Place, capabilities: &str) -> (Command, tempfile::Te
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     let program = folder.path().join("lab04-cgroup-policy");
-    fs::copy(BINARY, &program).unwrap();
+    copy_program(BINARY, &program).unwrap();
     let mut command = place.host.command("setpriv");
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"])

@@ -11,7 +11,8 @@ mod report;
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    env,
+    fs::{self, File, OpenOptions, TryLockError},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -49,6 +50,9 @@ const TOOLS: [&str; 15] = [
     "sh", "bpftool", "cat", "echo", "env", "head", "ip", "kill", "nsenter", "readlink", "setpriv", "sleep", "tc",
     "true", "unshare",
 ];
+
+/// How the names of guests' archives end.
+const ARCHIVE: &str = ".cpio";
 
 /// QEMU, and the kernels to test on.
 pub struct Lab {
@@ -164,12 +168,12 @@ pub fn prepare(workspace: &Workspace) -> Result<()> {
 struct Guest {
     /// The archive with the programs.
     programs: Vec<u8>,
+    /// Whether a filter may leave a run without a test.
+    filtered: bool,
     runs: Vec<(String, Run)>,
 }
 
 impl Guest {
-    /// Whether a filter may leave a run without a test.
-    filtered: bool,
     fn of(workspace: &Workspace, what: &What) -> Result<Self> {
         let folder = scratch(workspace)?;
         let stripped = |program: &Path| initramfs::stripped(program, &folder);
@@ -187,11 +191,11 @@ impl Guest {
         }
         Ok(Self {
             programs: tree.archive(),
+            filtered: !what.filter.is_empty(),
             runs: what
                 .tests
                 .iter()
                 .map(|test| (test.package.clone(), run_of(test, what)))
-            filtered: !what.filter.is_empty(),
                 .collect(),
         })
     }
@@ -214,18 +218,18 @@ impl Guest {
         }
         Ok(Self {
             programs: tree.archive(),
+            filtered: false,
             runs,
         })
     }
 
-            filtered: false,
     fn ask(&self, workspace: &Workspace, qemu: &Qemu, kernel: &Kernel) -> Result<Answers> {
         let mut answers = Answers {
             kernel: kernel.name.clone(),
             ..Answers::default()
         };
         let mut output = String::new();
-        let files = Files::of(&scratch(workspace)?, &kernel.name);
+        let files = Files::reserve(&scratch(workspace)?, &kernel.name)?;
         let end = self.boot(qemu, kernel, &files, |message| answers.hear(&mut output, message))?;
         match end {
             End::Failed { why, .. } if !interrupt::happened() => {
@@ -242,14 +246,14 @@ impl Guest {
     /// Runs the tests on one kernel. `live` shows what they print at once, and not only when all have ended, which would
     /// be a muddle were there other kernels at the same time.
     fn test(&self, workspace: &Workspace, qemu: &Qemu, kernel: &Kernel, live: bool) -> Result<KernelReport> {
-        let files = Files::of(&scratch(workspace)?, &kernel.name);
+        let files = Files::reserve(&scratch(workspace)?, &kernel.name)?;
         let started = Instant::now();
         let packages = self.runs.iter().map(|(package, _)| package.as_str());
         let mut listener = Listener::new(&kernel.name, packages, self.filtered, live);
         let end = self.boot(qemu, kernel, &files, |message| listener.hear(message))?;
         fs::write(&files.results, listener.results.concat())
             .with_context(|| format!("{} cannot be written", files.results.display()))?;
-        let (mut report, kept) = listener.finish(end);
+        let (mut report, kept) = listener.finish(end, &files.console);
         let seconds = started.elapsed().as_secs_f64();
         println!("{kept}Linux {}: {} in {seconds:.0} s", report.name, report.tally());
         if interrupt::happened() {
@@ -315,7 +319,23 @@ fn empty_tree(workspace: &Workspace) -> Result<Tree> {
 fn scratch(workspace: &Workspace) -> Result<PathBuf> {
     let folder = workspace.target().join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("{} cannot be created", folder.display()))?;
+    remove_archives_of_the_dead(&folder);
     Ok(folder)
+}
+
+/// A run that was killed has left its archives, of a hundred megabytes each, beside consoles that nobody holds.
+fn remove_archives_of_the_dead(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().and_then(|name| name.strip_suffix(ARCHIVE)) else {
+            continue;
+        };
+        let console = File::open(folder.join(format!("{name}.console")));
+        if console.is_ok_and(|console| console.try_lock().is_err()) {
+            continue;
+        }
+        fs::remove_file(entry.path()).ok();
+    }
 }
 
 fn is_own_program(program: &Executable, test: &Executable) -> bool {
@@ -354,22 +374,43 @@ fn run_of(test: &Executable, what: &What) -> Run {
     }
 }
 
-/// The files of one guest.
+/// The files of one guest, which are its own for as long as this is alive.
 struct Files {
     initramfs: PathBuf,
     console: PathBuf,
     /// What came of each test and how long it took, a line each.
     results: PathBuf,
+    /// The console's, so that what a killed run has left is locked no more.
+    _lock: File,
 }
 
 impl Files {
-    fn of(folder: &Path, kernel: &str) -> Self {
-        let name = kernel.replace('/', "_");
-        Self {
-            // Several runs may go on at the same time.
-            initramfs: folder.join(format!("{name}-{}.cpio", std::process::id())),
-            console: folder.join(format!("{name}.console")),
-            results: folder.join(format!("{name}.results")),
+    /// `5.10.console` and so on, or `5.10-2.console` while another run is testing on the same kernel.
+    fn reserve(folder: &Path, kernel: &str) -> Result<Self> {
+        let mut name = kernel.replace('/', "_");
+        let mut number = 1;
+        loop {
+            let console = folder.join(format!("{name}.console"));
+            // Not emptied: that would take from the other run what it has.
+            let lock = OpenOptions::new().append(true).create(true).open(&console);
+            let lock = lock.with_context(|| format!("{} cannot be written", console.display()))?;
+            match lock.try_lock() {
+                Ok(()) => {
+                    return Ok(Self {
+                        initramfs: folder.join(format!("{name}{ARCHIVE}")),
+                        results: folder.join(format!("{name}.results")),
+                        console,
+                        _lock: lock,
+                    });
+                }
+                Err(TryLockError::WouldBlock) => {
+                    number += 1;
+                    name = format!("{}-{number}", kernel.replace('/', "_"));
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("{} cannot be locked", console.display()));
+                }
+            }
         }
     }
 }
@@ -392,6 +433,8 @@ struct Listener<'a> {
     ended: bool,
     /// The modules that the kernel has refused, by its reason.
     refused: BTreeMap<String, Vec<String>>,
+    /// Whether a filter may have left nothing of a package to be tested.
+    filtered: bool,
     /// Whether to show what is said at once.
     live: bool,
     /// What is to be shown in the end.
@@ -411,6 +454,7 @@ impl<'a> Listener<'a> {
             counted: 0,
             ended: false,
             refused: BTreeMap::new(),
+            filtered,
             live,
             kept: String::new(),
             results: Vec::new(),
@@ -433,8 +477,6 @@ impl<'a> Listener<'a> {
                 self.report.release = Some(release);
                 self.announce();
             }
-    /// Whether a filter may have left nothing of a package to be tested.
-    filtered: bool,
             Message::ModuleRefused { name, error } => self.refused.entry(error).or_default().push(name),
             Message::Result(line) => self.result(&line),
             Message::Output(line) => self.show(&line),
@@ -454,7 +496,6 @@ impl<'a> Listener<'a> {
             Some(Line::Ended) => self.ended = true,
             None => self.fail(format!(
                 "{package}: its runner has written a line that is no result: {line}"
-            filtered,
             )),
         }
     }
@@ -493,7 +534,7 @@ impl<'a> Listener<'a> {
     }
 
     /// The report, and what has not been shown yet.
-    fn finish(mut self, end: End) -> (KernelReport, String) {
+    fn finish(mut self, end: End, file: &Path) -> (KernelReport, String) {
         for (error, modules) in std::mem::take(&mut self.refused) {
             let modules = modules.join(", ");
             self.fail(format!(
@@ -505,6 +546,9 @@ impl<'a> Listener<'a> {
                 for package in std::mem::take(&mut self.packages) {
                     self.fail(format!("{package}: not run"));
                 }
+                if self.filtered && self.report.tests.is_empty() && self.report.failures.is_empty() {
+                    self.fail("there is no test on the kernel of such a name".into());
+                }
             }
             End::Failed { console, .. } if interrupt::happened() => drop(console),
             End::Failed { why, console } => {
@@ -513,7 +557,7 @@ impl<'a> Listener<'a> {
                     (Some(_), Some(package)) => format!("during the tests of {package}"),
                     (Some(_), None) => "at the end".to_owned(),
                 };
-                self.show("\nthe last lines of the console:");
+                self.show(&format!("\nthe last lines of the console, {}:", file.display()));
                 for line in console {
                     self.show(&format!("  {line}"));
                 }
@@ -546,9 +590,6 @@ pub fn conclude(reports: &[KernelReport], tests: &[&Executable]) -> ExitCode {
         (false, 0) => ExitCode::SUCCESS,
         (false, _) => ExitCode::FAILURE,
     }
-                if self.filtered && self.report.tests.is_empty() && self.report.failures.is_empty() {
-                    self.fail("there is no test on the kernel of such a name".into());
-                }
 }
 
 #[cfg(test)]
@@ -565,7 +606,7 @@ mod tests {
         for message in messages {
             listener.hear(message);
         }
-        listener.finish(end).0.failures
+        listener.finish(end, Path::new("5.10.console")).0.failures
     }
 
     fn result(outcome: &str) -> Message {
@@ -600,6 +641,46 @@ mod tests {
     fn a_runner_that_tested_nothing_or_was_never_started_is_a_failure() {
         let expected = ["lab01: ended without having tested anything", "lab02: not run"];
         assert_eq!(failures(&["lab01", "lab02"], vec![ended(None)], End::Done), expected);
+    }
+
+    #[test]
+    fn a_filter_may_leave_packages_out_but_not_all() {
+        let of = |messages| failures_of(&["lab01", "lab02"], messages, End::Done, true);
+        let nothing: [&str; 0] = [];
+        assert_eq!(of(vec![ended(None), result("passed"), ended(None)]), nothing);
+        let expected = ["there is no test on the kernel of such a name"];
+        assert_eq!(of(vec![ended(None), ended(None)]), expected);
+    }
+
+    #[test]
+    fn runs_on_one_kernel_at_the_same_time_have_files_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let reserve = || Files::reserve(folder.path(), "mine/5.10").unwrap();
+        let (first, second) = (reserve(), reserve());
+        assert_eq!(first.console, folder.path().join("mine_5.10.console"));
+        for (one, other, name) in [
+            (&first.console, &second.console, "mine_5.10-2.console"),
+            (&first.results, &second.results, "mine_5.10-2.results"),
+            (&first.initramfs, &second.initramfs, "mine_5.10-2.cpio"),
+        ] {
+            assert_ne!(one, other);
+            assert_eq!(*other, folder.path().join(name));
+        }
+    }
+
+    #[test]
+    fn archives_of_runs_that_were_killed_are_removed_and_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = Files::reserve(folder.path(), "5.10").unwrap();
+        fs::write(&ours.initramfs, "").unwrap();
+        for name in ["6.1.cpio", "6.1.console", "6.12-32102.cpio"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        remove_archives_of_the_dead(folder.path());
+        let left = fs::read_dir(folder.path()).unwrap();
+        let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["5.10.console", "5.10.cpio", "6.1.console"]);
     }
 
     #[test]
@@ -643,15 +724,6 @@ mod tests {
             ended(FAILED),
         ] {
             answers.hear(&mut output, message);
-    #[test]
-    fn a_filter_may_leave_packages_out_but_not_all() {
-        let of = |messages| failures_of(&["lab01", "lab02"], messages, End::Done, true);
-        let nothing: [&str; 0] = [];
-        assert_eq!(of(vec![ended(None), result("passed"), ended(None)]), nothing);
-        let expected = ["there is no test on the kernel of such a name"];
-        assert_eq!(of(vec![ended(None), ended(None)]), expected);
-    }
-
         }
         assert_eq!(answers.outputs, ["{\n}\n"]);
         assert_eq!(

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -38,7 +39,17 @@ impl Kernel {
     /// An image of the user's.
     pub fn given(image: &Path, modules: Option<&Path>) -> Result<Self> {
         if !image.is_file() {
-            return Err(UsageError(format!("{} is no file", image.display())).into());
+            bail!(UsageError(format!(
+                "{} is no file, and no series of kernels such as 5.10; nor is it `{NEWEST}` or `all`",
+                image.display()
+            )));
+        }
+        if !is_boot_image(image)? {
+            bail!(UsageError(format!(
+                "{} is no kernel that can be booted on x86-64: that is the file bzImage (of a build, \
+                 arch/x86/boot/bzImage; on most machines, /boot/vmlinuz-RELEASE), not vmlinux",
+                image.display()
+            )));
         }
         Ok(Self {
             name: image
@@ -142,6 +153,17 @@ impl<'a> Choice<'a> {
                 .collect(),
             Self::Image(image, modules) => Ok(vec![Kernel::given(image, *modules)?]),
         }
+    }
+}
+
+/// Whether a file begins as the boot protocol of x86 has it: with `HdrS` at 0x202 (Documentation/arch/x86/boot.rst).
+fn is_boot_image(image: &Path) -> Result<bool> {
+    let mut header = [0; 0x206];
+    let mut file = fs::File::open(image).with_context(|| format!("{} cannot be read", image.display()))?;
+    match file.read_exact(&mut header) {
+        Ok(()) => Ok(header.ends_with(b"HdrS")),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("{} cannot be read", image.display())),
     }
 }
 
@@ -335,6 +357,23 @@ mod tests {
             let kernel = Kernel::unpacked("x", root).unwrap();
             assert_eq!(kernel.image, root.join(image));
             assert_eq!(kernel.release(), modules.rsplit('/').next());
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_booted_is_refused_before_anything_is_built() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("bzImage");
+        let given = |content: &[u8]| {
+            fs::write(&file, content).unwrap();
+            Kernel::given(&file, None)
+        };
+        let mut image = vec![0; 0x202];
+        image.extend(b"HdrS and more");
+        assert_eq!(given(&image).unwrap().name, "bzImage");
+        for other in [&b""[..], b"\x7fELF", &[0; 0x1000]] {
+            let error = given(other).unwrap_err().to_string();
+            assert!(error.contains("is no kernel that can be booted on x86-64"), "{error}");
         }
     }
 

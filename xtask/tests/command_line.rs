@@ -230,6 +230,14 @@ fn an_interrupt_reaches_the_lab_which_may_finish() {
         "trap 'echo finished; exit 3' INT; echo ready; while :; do sleep 0.05; done",
     );
     let mut command = project.xtask(&["run", "lab01", "--", "--help"]);
+    // SAFETY: signal is async-signal-safe.
+    unsafe {
+        // What has started these tests in the background, as by nohup, has it ignored, which a script cannot undo.
+        command.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
     let mut child = command.process_group(0).stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();

@@ -82,7 +82,9 @@ impl Apt {
         let what = format!("reading the package list of {}", suite.name);
         progress::run(
             &what,
-            self.command("apt-get").arg("update"),
+            // A list that cannot be had would be no more than a warning.
+            self.command("apt-get")
+                .args(["update", "-o", "APT::Update::Error-Mode=any"]),
             &self.log.join("apt-update"),
         )
     }

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use testbed::traffic::{self, Connection, Server};
+use testbed::{
+    harness::falls_back,
+    traffic::{self, Connection, Server},
+};
 
 use crate::{
     lab::{Lab, PATIENCE, wait_until},
@@ -73,6 +76,9 @@ fn what_comes_in_is_observed_then_blocked_then_allowed_by_another_policy() {
     assert_eq!(knock(&lab, 7), Connection::TimedOut);
     let mode = lab.json(&["mode", "--json"]);
     assert_eq!((&mode["mode"], &mode["set_by"]), (&"block".into(), &"policy".into()));
+    if lab.json(&["status", "--json"])["hooks"][0]["attached_by"] == "clsact" {
+        falls_back("clsact: no TCX before Linux 6.6");
+    }
 }
 
 fn what_goes_out_of_the_cgroup_is_decided_and_nothing_else() {

@@ -255,7 +255,15 @@ impl Guest {
             .with_context(|| format!("{} cannot be written", files.results.display()))?;
         let (mut report, kept) = listener.finish(end, &files.console);
         let seconds = started.elapsed().as_secs_f64();
-        println!("{kept}Linux {}: {} in {seconds:.0} s", report.name, report.tally());
+        let lacking = match kernel.modules {
+            Some(_) => "",
+            None => ", without a module (`--modules FOLDER` gives them)",
+        };
+        println!(
+            "{kept}Linux {}: {} in {seconds:.0} s{lacking}",
+            report.name,
+            report.tally()
+        );
         if interrupt::happened() {
             report.failures.clear();
         }

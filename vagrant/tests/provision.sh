@@ -9,7 +9,7 @@ set -euo pipefail
 # PROJECT, OWNER (a user's number), CARGO_HOME, CARGO_TARGET_DIR, RUST (the folder of rustc) and MIRROR are set; the
 # arguments are the folders to be mounted, which lie below /host here.
 
-root=/work/debian
+root=/scratch/debian
 
 # As the first process of its namespace it would not hear them otherwise.
 trap 'exit 130' INT TERM
@@ -19,7 +19,7 @@ fail() {
     exit 1
 }
 
-quietly() { "$@" > /work/provision.log 2>&1 || { tail -n 20 /work/provision.log >&2; fail "$1 failed"; }; }
+quietly() { "$@" > /scratch/provision.log 2>&1 || { tail -n 20 /scratch/provision.log >&2; fail "$1 failed"; }; }
 
 in_debian() {
     chroot "$root" env -i PATH="$RUST:/usr/sbin:/usr/bin" HOME=/root LANG=C.UTF-8 \
@@ -48,13 +48,13 @@ done
 
 for time in first second; do
     started=$SECONDS
-    in_debian bash "$PROJECT/vagrant/provision.sh" > "/work/$time.log" 2>&1 ||
-        { cat "/work/$time.log" >&2; fail "provisioning failed the $time time"; }
-    listing > "/work/$time.listing"
+    in_debian bash "$PROJECT/vagrant/provision.sh" > "/scratch/$time.log" 2>&1 ||
+        { cat "/scratch/$time.log" >&2; fail "provisioning failed the $time time"; }
+    listing > "/scratch/$time.listing"
     echo "✓ provisioned the $time time ($((SECONDS - started)) s)"
 done
-grep -q '^Ready; changes made' /work/first.log || fail "the first time has changed nothing: $(cat /work/first.log)"
-grep -q '^Nothing to do' /work/second.log || fail "the second time does not say that there is nothing to do: $(cat /work/second.log)"
-diff /work/first.listing /work/second.listing > /work/difference ||
-    fail "the second time has changed files: $(head -n 20 /work/difference)"
-echo "✓ the second time changed none of $(wc -l < /work/second.listing) files"
+grep -q '^Ready; changes made' /scratch/first.log || fail "the first time has changed nothing: $(cat /scratch/first.log)"
+grep -q '^Nothing to do' /scratch/second.log || fail "the second time does not say that there is nothing to do: $(cat /scratch/second.log)"
+diff /scratch/first.listing /scratch/second.listing > /scratch/difference ||
+    fail "the second time has changed files: $(head -n 20 /scratch/difference)"
+echo "✓ the second time changed none of $(wc -l < /scratch/second.listing) files"

@@ -33,7 +33,7 @@ outside() {
     unshare --net --mount -- bash "$0" "$certificates" inside &
     local machine=$!
     await "a network namespace" namespace_of "$machine"
-    slirp4netns --configure --mtu=1500 --disable-host-loopback "$machine" tap0 > /work/slirp4netns.log 2>&1 &
+    slirp4netns --configure --mtu=1500 --disable-host-loopback "$machine" tap0 > /scratch/slirp4netns.log 2>&1 &
     wait "$machine"
 }
 
@@ -49,17 +49,17 @@ inside() {
     mount --bind /tmp/resolv.conf /etc/resolv.conf
 
     # Disks are big: not into memory.
-    rm -rf /work/libvirt /work/home /work/state
-    mkdir -p /work/libvirt /work/home /work/state
-    mount --bind /work/libvirt /var/lib/libvirt
+    rm -rf /scratch/libvirt /scratch/home /scratch/state
+    mkdir -p /scratch/libvirt /scratch/home /scratch/state
+    mount --bind /scratch/libvirt /var/lib/libvirt
     # Nor is what libvirt notes in its configuration to be found by the next run.
     cp -a /etc/libvirt /tmp/libvirt
     mount --bind /tmp/libvirt /etc/libvirt
-    trap 'rm -rf /work/libvirt/* /work/home /work/state' EXIT
+    trap 'rm -rf /scratch/libvirt/* /scratch/home /scratch/state' EXIT
     libvirtd --daemon
     await "libvirt" virsh --connect qemu:///system uri
 
-    export VAGRANT_HOME=/work/home VAGRANT_DOTFILE_PATH=/work/state VAGRANT_DEFAULT_PROVIDER=libvirt
+    export VAGRANT_HOME=/scratch/home VAGRANT_DOTFILE_PATH=/scratch/state VAGRANT_DEFAULT_PROVIDER=libvirt
     export VAGRANT_CHECKPOINT_DISABLE=1 EBPF_VM_DRIVER=qemu
     [ -z "$certificates" ] || export EBPF_VM_CA=$certificates
     cd /project/vagrant
@@ -67,9 +67,9 @@ inside() {
     step up vagrant up
     in_guest 'uname -r; cat /etc/motd; apt-mark showhold'
     step lab01 in_guest 'cd ebpf-labs && cargo xtask run lab01 -- --duration 5s'
-    grep -Eq ' total .* packets=[1-9]' /work/lab01.log || fail "lab01 has counted nothing"
+    grep -Eq ' total .* packets=[1-9]' /scratch/lab01.log || fail "lab01 has counted nothing"
     step again vagrant provision
-    grep -q 'Nothing to do: this machine is ready' /work/again.log || fail "provisioning it again has changed something"
+    grep -q 'Nothing to do: this machine is ready' /scratch/again.log || fail "provisioning it again has changed something"
     step destroy vagrant destroy --force
     local left
     left=$(virsh --connect qemu:///system list --all --name | tr -d '[:space:]')
@@ -81,11 +81,11 @@ in_guest() { vagrant ssh --no-tty -c "$1"; }
 # Hundreds of percentages, drawn over one another on a terminal.
 without_progress() { sed -u -E 's/(\r|\x1b\[K|Progress: [0-9]+%)+//g'; }
 
-# Runs a command with its output shown and kept in /work/NAME.log.
+# Runs a command with its output shown and kept in /scratch/NAME.log.
 step() {
     local name=$1 started=$SECONDS
     shift
-    "$@" 2>&1 | without_progress | tee "/work/$name.log" || fail "$* failed"
+    "$@" 2>&1 | without_progress | tee "/scratch/$name.log" || fail "$* failed"
     say "✓ $name ($((SECONDS - started)) s)"
 }
 

@@ -73,14 +73,14 @@ fn whole(workspace: &Workspace, tree: &Tree, keep_box: bool) -> Result<ExitCode>
             args.extend(["--security-mirror", security]);
         }
         if certificates {
-            args.extend(["--ca", "/work/ca.crt"]);
+            args.extend(["--ca", "/scratch/ca.crt"]);
         }
         succeed(tree, workspace, "building a box", &args)?;
     }
     heading("vagrant up, lab01, vagrant destroy");
     let mut args = vec!["bash", "/project/vagrant/tests/up.sh"];
     if certificates {
-        args.push("/work/ca.crt");
+        args.push("/scratch/ca.crt");
     }
     succeed(tree, workspace, "running a machine", &args)?;
     println!("\nA machine was made of nothing but this project and Debian's packages, and has run lab01.");

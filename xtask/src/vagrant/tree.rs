@@ -68,9 +68,6 @@ const QEMU_CONF: &str = "user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 
                          security_driver = \"none\"\nnamespaces = []\ncgroup_controllers = []\n\
                          stdio_handler = \"file\"\n";
 
-/// The folders that are mounted into it.
-const MOUNT_POINTS: [&str; 3] = ["project", "work", "host"];
-
 /// What enters it: the tree, the project, the folder for what is big, folders of this machine to be found below `/host`
 /// (a line each), then the program and its arguments.
 const ENTER: &str = r#"
@@ -78,13 +75,14 @@ tree=$1 project=$2 work=$3 folders=$4
 shift 4
 # A root folder must be a mount of its own, or what is started in it can make no namespaces.
 mount --bind "$tree" "$tree"
+mkdir -p "$tree/project" "$tree/scratch" "$tree/host"
 mount --rbind /dev "$tree/dev"
 mount --rbind /sys "$tree/sys"
 mount -t proc proc "$tree/proc"
 for folder in tmp run root; do mount -t tmpfs -o mode=755 tmpfs "$tree/$folder"; done
 chmod 1777 "$tree/tmp"
 mount --rbind "$project" "$tree/project"
-mount --rbind "$work" "$tree/work"
+mount --rbind "$work" "$tree/scratch"
 mount -t tmpfs -o mode=755 tmpfs "$tree/host"
 printf '%s\n' "$folders" | while read -r folder; do
     [ -n "$folder" ] || continue
@@ -179,7 +177,5 @@ fn settle(tree: &Path) -> std::io::Result<()> {
     for (file, text) in [("libvirtd.conf", LIBVIRTD_CONF), ("qemu.conf", QEMU_CONF)] {
         fs::write(tree.join("etc/libvirt").join(file), text)?;
     }
-    MOUNT_POINTS
-        .iter()
-        .try_for_each(|folder| fs::create_dir_all(tree.join(folder)))
+    Ok(())
 }

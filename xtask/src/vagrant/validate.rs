@@ -168,8 +168,8 @@ fn validate(tree: &Tree, workspace: &Workspace, case: &Case, text: &str) -> Resu
         .and_then(|()| fs::write(folder.join("Vagrantfile"), text))
         .and_then(|()| stand_in(&folder.join("VBoxManage")))
         .with_context(|| format!("{} cannot be written", folder.display()))?;
-    let mut args = vec!["env".to_owned(), "--chdir=/work/validate".into()];
-    args.push("PATH=/work/validate:/usr/sbin:/usr/bin".into());
+    let mut args = vec!["env".to_owned(), "--chdir=/scratch/validate".into()];
+    args.push("PATH=/scratch/validate:/usr/sbin:/usr/bin".into());
     args.push(format!("VAGRANT_DEFAULT_PROVIDER={}", case.provider));
     args.extend(case.variables.iter().map(|(name, value)| format!("{name}={value}")));
     args.extend(["vagrant", "validate"].map(str::to_owned));

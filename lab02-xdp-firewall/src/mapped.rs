@@ -55,6 +55,18 @@ impl<T: Pod> MappedArray<T> {
         self.entries
     }
 
+    /// A copy of the entry at `index`, which programs may be writing at the same moment: parts of it may be older than
+    /// others.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn read(&self, index: usize) -> T {
+        assert!(index < self.entries, "entry {index} of an array of {}", self.entries);
+        // SAFETY: the index was just checked, and any bits make a `T`.
+        unsafe { self.first.as_ptr().add(index).read_volatile() }
+    }
+
     /// Copies `values` to the entries from `first` on.
     ///
     /// # Panics

@@ -56,7 +56,8 @@ impl Counters {
     }
 }
 
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, CountsError>
+/// Takes a map out of the loaded object, as `T`.
+pub fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, CountsError>
 where
     T: TryFrom<Map, Error = MapError>,
 {
@@ -64,7 +65,8 @@ where
     Ok(map.try_into()?)
 }
 
-fn sums(array: &PerCpuArray<MapData, Counter>) -> Result<Vec<Counter>, MapError> {
+/// The counters of an array, each summed over the CPUs.
+pub fn sums(array: &PerCpuArray<MapData, Counter>) -> Result<Vec<Counter>, MapError> {
     (0..array.len())
         .map(|index| Ok(array.get(&index, 0)?.iter().copied().sum()))
         .collect()
@@ -124,6 +126,23 @@ pub struct Amount {
     pub packets_per_second: f64,
 }
 
+impl Amount {
+    /// What a counter has come to, and its rate since it was `before`, so many seconds ago.
+    pub fn since(now: Counter, before: Counter, seconds: f64) -> Self {
+        let new = now.packets.saturating_sub(before.packets) as f64;
+        let packets_per_second = if seconds > 0.0 {
+            (new / seconds * 10.0).round() / 10.0
+        } else {
+            0.0
+        };
+        Self {
+            packets: now.packets,
+            bytes: now.bytes,
+            packets_per_second,
+        }
+    }
+}
+
 /// What was counted for one reason.
 #[derive(Clone, Debug, Serialize)]
 pub struct ReasonLine {
@@ -168,19 +187,7 @@ impl Reporter {
     /// The report for `now`, read `elapsed` after the program was attached.
     pub fn report(&mut self, now: Statistics, elapsed: Duration) -> Report {
         let seconds = elapsed.saturating_sub(self.before_elapsed).as_secs_f64();
-        let amount = |now: Counter, before: Counter| {
-            let new = now.packets.saturating_sub(before.packets) as f64;
-            let packets_per_second = if seconds > 0.0 {
-                (new / seconds * 10.0).round() / 10.0
-            } else {
-                0.0
-            };
-            Amount {
-                packets: now.packets,
-                bytes: now.bytes,
-                packets_per_second,
-            }
-        };
+        let amount = |now, before| Amount::since(now, before, seconds);
         let before = &self.before;
         let passed = amount(now.met(Verdict::Pass), before.met(Verdict::Pass));
         let dropped = amount(now.met(Verdict::Drop), before.met(Verdict::Drop));
@@ -227,14 +234,16 @@ impl Reporter {
     }
 }
 
-fn verdict_name(verdict: Verdict) -> &'static str {
+/// What people call a verdict.
+pub fn verdict_name(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Pass => "pass",
         Verdict::Drop => "drop",
     }
 }
 
-fn share(part: u64, whole: u64) -> f64 {
+/// A part of a whole, from 0 to 1; 0 of nothing.
+pub fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 

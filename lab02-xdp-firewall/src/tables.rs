@@ -147,7 +147,7 @@ where
 }
 
 /// A number from the kernel's generator.
-fn random() -> io::Result<u64> {
+pub fn random() -> io::Result<u64> {
     let mut bytes = [0u8; 8];
     // SAFETY: the buffer is as long as is said. Reads of up to 256 bytes are never cut short (getrandom(2)).
     let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };

@@ -155,6 +155,12 @@ impl Address {
         [a, b, c, d]
     }
 
+    /// Its words, whose bytes are in the order of the wire.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 2] {
+        self.0
+    }
+
     /// The octets of an IPv6 address, in the order of the wire.
     #[inline(always)]
     pub const fn ipv6(&self) -> [u8; 16] {

@@ -202,6 +202,21 @@ pub struct FragmentKey {
 
 const _: () = assert!(size_of::<FragmentKey>() == 40);
 
+impl FragmentKey {
+    /// That of the fragment with these headers.
+    #[inline(always)]
+    pub fn of(headers: &Headers, upper: &Upper) -> Self {
+        Self {
+            source: headers.source,
+            destination: headers.destination,
+            id: upper.fragment_id,
+            ip_version: headers.ip_version,
+            protocol: if headers.ip_version == 4 { upper.protocol } else { 0 },
+            padding: [0; 2],
+        }
+    }
+}
+
 /// The tables that a decision reads, and the few that it writes.
 pub trait Tables: Arrays {
     /// Whether frames of this sender are dropped.
@@ -398,18 +413,7 @@ impl Inspection {
 
     #[inline(always)]
     fn fragment_key(&self) -> FragmentKey {
-        FragmentKey {
-            source: self.headers.source,
-            destination: self.headers.destination,
-            id: self.upper.fragment_id,
-            ip_version: self.headers.ip_version,
-            protocol: if self.headers.ip_version == 4 {
-                self.upper.protocol
-            } else {
-                0
-            },
-            padding: [0; 2],
-        }
+        FragmentKey::of(&self.headers, &self.upper)
     }
 
     // ANCHOR: source

@@ -19,6 +19,8 @@ pub struct bpf_spin_lock {
     val: u32,
 }
 
+pub use bpf_spin_lock as SpinLock;
+
 /// A token bucket that one CPU at a time takes from.
 ///
 /// A compare-and-swap would do without a lock, but eBPF has it only from Linux 5.12 on.
@@ -27,6 +29,31 @@ pub struct SharedBucket {
     lock: bpf_spin_lock,
     padding: u32,
     full_at_ns: u64,
+}
+
+impl SharedBucket {
+    /// Runs `change` on the bucket while no other CPU does. `change` calls no helper and no function: the verifier allows
+    /// none while a lock is held.
+    ///
+    /// # Safety
+    ///
+    /// `shared` is a map's value.
+    // ANCHOR: locked
+    #[inline(always)]
+    pub unsafe fn locked<R>(shared: *mut Self, change: impl FnOnce(&mut Bucket) -> R) -> R {
+        // SAFETY: the caller's pointer is valid, and the lock is held while the bucket is read and written.
+        unsafe {
+            lock((&raw mut (*shared).lock).cast());
+            let mut bucket = Bucket {
+                full_at_ns: (*shared).full_at_ns,
+            };
+            let result = change(&mut bucket);
+            (*shared).full_at_ns = bucket.full_at_ns;
+            unlock((&raw mut (*shared).lock).cast());
+            result
+        }
+    }
+    // ANCHOR_END: locked
 }
 
 /// Takes tokens that take `cost_ns` to come from the bucket at `index`; false if there are not enough.
@@ -43,17 +70,6 @@ pub fn take_tokens<const N: usize>(
     let Some(shared) = buckets.get_ptr_mut(index) else {
         return true;
     };
-    // ANCHOR: locked
-    // SAFETY: the value lies in the map for as long as the map does, and the lock is held while it is read and written.
-    unsafe {
-        lock((&raw mut (*shared).lock).cast());
-        let mut bucket = Bucket {
-            full_at_ns: (*shared).full_at_ns,
-        };
-        let taken = bucket.take(now_ns, cost_ns, burst_ns);
-        (*shared).full_at_ns = bucket.full_at_ns;
-        unlock((&raw mut (*shared).lock).cast());
-        taken
-    }
-    // ANCHOR_END: locked
+    // SAFETY: the value lies in the map for as long as the map does.
+    unsafe { SharedBucket::locked(shared, |bucket| bucket.take(now_ns, cost_ns, burst_ns)) }
 }

@@ -1,22 +1,22 @@
 //! Attaching by TCX and by clsact, beside others, and leaving nothing behind (A2).
 
-use aya::{
-    Ebpf,
-    programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
-        tc::{self, NlOptions, TcAttachOptions},
-    },
+use aya::programs::{
+    LinkOrder, TcAttachType,
+    tc::{self, NlOptions, TcAttachOptions},
 };
-use lab01_count_packets::{interface::Interface, load};
+use lab01_count_packets::interface::Interface;
+use lab02_xdp_firewall_common::firewall::Verdict;
 use lab03_tc_egress::{
-    OBJECT,
     attach::{Direction, OnHook, TcAttach, TcAttachError, TcHooks, Way, programs_on, qdiscs},
+    policy::Policy,
 };
 use testbed::{
     End, Host, Result,
     harness::{falls_back, unsupported},
     traffic,
 };
+
+use crate::program::{Program, classifier};
 
 testbed::listed_tests![
     programs_are_attached_by_tcx_and_gone_when_dropped,
@@ -38,31 +38,18 @@ fn interface_of(end: &End) -> Interface {
     end.host.run(|| Interface::find(&end.interface)).unwrap()
 }
 
-fn loaded() -> Ebpf {
-    let mut ebpf = load::load_object(OBJECT, &[]).unwrap();
-    for name in ["lab03_ingress", "lab03_egress"] {
-        program(&mut ebpf, name)
-            .load()
-            .map_err(|error| load::explain_program(name, error))
-            .unwrap();
-    }
-    ebpf
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
-    load::program(ebpf, name, "SchedClassifier").unwrap()
-}
-
 /// Attaches both programs, if the kernel can.
-fn attach(interface: &Interface, ebpf: &mut Ebpf, how: TcAttach) -> Option<TcHooks> {
+fn attach(interface: &Interface, program: &mut Program, how: TcAttach) -> Option<TcHooks> {
     let mut hooks = match TcHooks::open(interface, how) {
         Err(TcAttachError::NoTcx { .. }) if how == TcAttach::Tcx => return None,
         opened => opened.unwrap(),
     };
     hooks
-        .attach(program(ebpf, "lab03_ingress"), Direction::Ingress)
+        .attach(classifier(&mut program.ebpf, "lab03_ingress"), Direction::Ingress)
         .unwrap();
-    hooks.attach(program(ebpf, "lab03_egress"), Direction::Egress).unwrap();
+    hooks
+        .attach(classifier(&mut program.ebpf, "lab03_egress"), Direction::Egress)
+        .unwrap();
     Some(hooks)
 }
 
@@ -74,28 +61,23 @@ fn names(on_hooks: &[OnHook]) -> Vec<(Direction, Way, &str)> {
 }
 
 /// How many frames were counted, in and out.
-fn counted(ebpf: &Ebpf) -> (u64, u64) {
-    let map = aya::maps::PerCpuArray::<_, lab01_count_packets_common::counter::Counter>::try_from(
-        ebpf.map("FRAMES").unwrap(),
-    )
-    .unwrap();
-    let at = |index| {
-        map.get(&index, 0)
-            .unwrap()
-            .iter()
-            .map(|counter| counter.packets)
-            .sum::<u64>()
-    };
-    (at(0), at(2))
+fn counted(program: &Program) -> (u64, u64) {
+    let statistics = program.statistics();
+    let [ingress, egress] = Direction::ALL.map(|direction| statistics.met(direction, Verdict::Pass).packets);
+    (ingress, egress)
+}
+
+fn loaded() -> Program {
+    Program::with(&Policy::default())
 }
 
 fn is_attached_and_gone_when_dropped(how: TcAttach, way: Way) -> Result {
     let (client, server) = cable()?;
     let interface = interface_of(&server);
-    let mut ebpf = loaded();
+    let mut program = loaded();
     let before = server.host.run(|| qdiscs(&interface)).unwrap();
     server.host.run(|| {
-        let Some(hooks) = attach(&interface, &mut ebpf, how) else {
+        let Some(hooks) = attach(&interface, &mut program, how) else {
             unsupported("this kernel has no TCX");
         };
         assert_eq!(hooks.way(), way);
@@ -110,13 +92,13 @@ fn is_attached_and_gone_when_dropped(how: TcAttach, way: Way) -> Result {
         let pings = traffic::ping(&client.host, server.ipv4, 3, std::time::Duration::from_secs(10)).unwrap();
         assert!(pings.is_complete());
     });
-    assert_eq!(counted(&ebpf), (3, 3));
+    assert_eq!(counted(&program), (3, 3));
     server.host.run(|| {
         assert_eq!(programs_on(&interface).unwrap(), []);
         assert_eq!(qdiscs(&interface).unwrap(), before);
     });
     assert!(traffic::ping(&client.host, server.ipv4, 1, std::time::Duration::from_secs(10))?.is_complete());
-    assert_eq!(counted(&ebpf), (3, 3), "nothing is counted any more");
+    assert_eq!(counted(&program), (3, 3), "nothing is counted any more");
     Ok(())
 }
 
@@ -158,7 +140,7 @@ fn programs_of_others_are_listed_left_alone_and_still_run() -> Result {
         for others in [Way::Tcx, Way::Clsact] {
             let (client, server) = cable()?;
             let interface = interface_of(&server);
-            let (mut ebpf, mut other) = (loaded(), loaded());
+            let (mut program, mut other) = (loaded(), loaded());
             server.host.run(|| {
                 let options = match others {
                     Way::Tcx => TcAttachOptions::TcxOrder(LinkOrder::default()),
@@ -167,7 +149,7 @@ fn programs_of_others_are_listed_left_alone_and_still_run() -> Result {
                         TcAttachOptions::Netlink(NlOptions::default())
                     }
                 };
-                let attached = program(&mut other, "lab03_ingress").attach_with_options(
+                let attached = classifier(&mut other.ebpf, "lab03_ingress").attach_with_options(
                     &interface.name,
                     TcAttachType::Ingress,
                     options,
@@ -176,7 +158,7 @@ fn programs_of_others_are_listed_left_alone_and_still_run() -> Result {
                     return;
                 }
                 attached.unwrap();
-                let Some(hooks) = attach(&interface, &mut ebpf, ours) else {
+                let Some(hooks) = attach(&interface, &mut program, ours) else {
                     return;
                 };
                 let listed = hooks.others().unwrap();
@@ -187,7 +169,7 @@ fn programs_of_others_are_listed_left_alone_and_still_run() -> Result {
                         .unwrap()
                         .is_complete()
                 );
-                assert_eq!(counted(&ebpf), (2, 2), "{ours:?} ahead of {others:?}");
+                assert_eq!(counted(&program), (2, 2), "{ours:?} ahead of {others:?}");
                 assert_eq!(counted(&other), (2, 0), "{ours:?} leaves frames to {others:?}");
                 drop(hooks);
                 assert_eq!(programs_on(&interface).unwrap(), listed);
@@ -208,10 +190,10 @@ fn programs_of_others_are_listed_left_alone_and_still_run() -> Result {
 fn a_clsact_of_others_stays() -> Result {
     let (_client, server) = cable()?;
     let interface = interface_of(&server);
-    let mut ebpf = loaded();
+    let mut program = loaded();
     server.host.run(|| {
         tc::qdisc_add_clsact(&interface.name).unwrap();
-        let hooks = attach(&interface, &mut ebpf, TcAttach::Clsact).unwrap();
+        let hooks = attach(&interface, &mut program, TcAttach::Clsact).unwrap();
         drop(hooks);
         assert!(qdiscs(&interface).unwrap().contains(&"clsact".into()));
         assert_eq!(programs_on(&interface).unwrap(), []);

@@ -1,0 +1,5 @@
+//! Following connections.
+
+pub mod key;
+pub mod state;
+pub mod table;

@@ -1,0 +1,282 @@
+//! A table of flows in a plain array: buckets of sixteen, each with a line of tags in front.
+//!
+//! A look-up reads one line of tags and, mostly, one flow. A flow that finds its bucket full takes the place of the one
+//! that would have been forgotten soonest, and that is counted: the kernel's LRU maps make room too, but nobody learns
+//! how often. There are twice as many places as flows are wanted, so that the buckets, which fill by chance, seldom
+//! overflow before the table is full.
+
+use super::{
+    key::{Endpoint, FlowKey},
+    state::State,
+};
+
+/// How many flows a bucket holds: as many as there are tags in a cache line.
+pub const WAYS: usize = 16;
+
+/// What is remembered of a flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// What its packets have in common.
+    pub key: FlowKey,
+    /// The number of its [`State`].
+    pub state: u8,
+    /// 1 if the originator is the lower end of the key, 0 if it is the other.
+    pub originator_is_low: u8,
+    /// For programs that decide by a policy that changes: the policy's generation when this was decided.
+    pub generation: u16,
+    /// Fills up to a multiple of eight bytes.
+    pub padding: u32,
+    /// When it will be forgotten unless a packet comes, in nanoseconds since boot.
+    pub expires_ns: u64,
+    /// Packets from the originator, and from the responder.
+    pub packets: [u64; 2],
+    /// Bytes of their frames.
+    pub bytes: [u64; 2],
+    /// For programs that decide by rules: the rule that let it in. Else 0.
+    pub rule: u64,
+}
+
+const _: () = assert!(size_of::<Flow>() == 104);
+
+impl Flow {
+    /// Where it stands; `None` if this is no flow.
+    pub fn state(&self) -> Option<State> {
+        State::from_number(self.state)
+    }
+
+    /// The originator and the responder.
+    pub fn ends(&self) -> (Endpoint, Endpoint) {
+        let (low, high) = self.key.ends();
+        if self.originator_is_low != 0 {
+            (low, high)
+        } else {
+            (high, low)
+        }
+    }
+}
+
+/// Flows whose hashes lead here.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    /// A part of the hash of each flow; 0 for a free place.
+    pub tags: [u32; WAYS],
+    /// The flows.
+    pub flows: [Flow; WAYS],
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64 + WAYS * 104);
+
+impl Bucket {
+    /// Without a flow.
+    pub const EMPTY: Self = Self {
+        tags: [0; WAYS],
+        flows: [Flow {
+            key: FlowKey {
+                low: lab01_count_packets_common::headers::Address::from_ipv4([0; 4]),
+                high: lab01_count_packets_common::headers::Address::from_ipv4([0; 4]),
+                ports: 0,
+                protocol: 0,
+                zone: 0,
+                padding: 0,
+            },
+            state: 0,
+            originator_is_low: 0,
+            generation: 0,
+            padding: 0,
+            expires_ns: 0,
+            packets: [0; 2],
+            bytes: [0; 2],
+            rule: 0,
+        }; WAYS],
+    };
+}
+
+/// The array of buckets. In an eBPF program it is a map; in tests it is memory.
+pub trait Buckets {
+    /// The bucket at `index`; null beyond the array's end. It stays valid for as long as the array does.
+    fn bucket(&self, index: u32) -> *mut Bucket;
+
+    /// Runs `change` while nobody else changes the bucket at `index`.
+    ///
+    /// In an eBPF program a spin lock is held meanwhile: `change` calls no helper and no function.
+    fn locked<R>(&self, index: u32, change: impl FnOnce() -> R) -> Option<R>;
+}
+
+/// Where in the table a flow is looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The index of the bucket.
+    pub bucket: u32,
+    /// The place in it that is looked at first.
+    home: usize,
+    tag: u32,
+}
+
+impl Place {
+    /// The place of a flow with this hash in a table of so many buckets.
+    #[inline(always)]
+    pub fn of(hash: u64, buckets: u32) -> Self {
+        Self {
+            // The high half of a product instead of a remainder: any number of buckets will do, without a division.
+            bucket: (((hash >> 32) * u64::from(buckets)) >> 32) as u32,
+            home: hash as usize % WAYS,
+            // Never 0, which means free.
+            tag: (hash >> 4) as u32 | 1,
+        }
+    }
+}
+
+// ANCHOR: find
+/// The flow with this key, whether its time is over or not; null if there is none.
+#[inline(always)]
+pub fn find<B: Buckets>(buckets: &B, place: Place, key: &FlowKey) -> *mut Flow {
+    let bucket = buckets.bucket(place.bucket);
+    if bucket.is_null() {
+        return core::ptr::null_mut();
+    }
+    for step in 0..WAYS {
+        let slot = (place.home + step) % WAYS;
+        // SAFETY: the bucket is valid, and the slot is inside it. Another CPU may be writing there: a tag is one word,
+        // and what is found of a key that is half written is not this one.
+        let is_it = unsafe { (*bucket).tags[slot] == place.tag && is_same(&raw const (*bucket).flows[slot].key, key) };
+        if is_it {
+            // SAFETY: as above.
+            return unsafe { &raw mut (*bucket).flows[slot] };
+        }
+    }
+    core::ptr::null_mut()
+}
+// ANCHOR_END: find
+
+/// Compares without a branch for each word, of which the verifier would follow every one.
+#[inline(always)]
+unsafe fn is_same(stored: *const FlowKey, key: &FlowKey) -> bool {
+    // SAFETY: the caller's pointer is valid.
+    let stored = unsafe { &*stored };
+    let ([a0, a1], [b0, b1]) = (stored.low.words(), key.low.words());
+    let ([c0, c1], [d0, d1]) = (stored.high.words(), key.high.words());
+    let ends = (a0 ^ b0) | (a1 ^ b1) | (c0 ^ d0) | (c1 ^ d1);
+    let rest = (stored.ports ^ key.ports) | (stored.protocol ^ key.protocol) | (stored.zone ^ key.zone);
+    ends | u64::from(rest) == 0
+}
+
+/// What became of a flow that was to be put into the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// It has a free place, or that of a flow whose time was over.
+    Free,
+    /// It has taken the place of a flow that was to be remembered longer.
+    Evicted,
+    /// There is no such bucket, or it could not be locked.
+    Nowhere,
+}
+
+// ANCHOR: insert
+/// Puts what `flow` says into the table under `key`, in place of a flow with the same key if there is one.
+///
+/// # Safety
+///
+/// `flow` is valid. Others may be writing to it.
+#[inline(always)]
+pub unsafe fn insert<B: Buckets>(buckets: &B, place: Place, key: &FlowKey, flow: *const Flow, now_ns: u64) -> Inserted {
+    let bucket = buckets.bucket(place.bucket);
+    if bucket.is_null() {
+        return Inserted::Nowhere;
+    }
+    let change = || {
+        let (mut chosen, mut soonest_ns) = (place.home, u64::MAX);
+        for step in 0..WAYS {
+            let slot = (place.home + step) % WAYS;
+            // SAFETY: the bucket is valid, the slot is inside it, and nobody else changes the bucket.
+            let (tag, expires_ns, same) = unsafe {
+                let flow_here = &raw const (*bucket).flows[slot];
+                let tag = (*bucket).tags[slot];
+                let same = tag == place.tag && is_same(&raw const (*flow_here).key, key);
+                (tag, (*flow_here).expires_ns, same)
+            };
+            // A free place is as good as one that was over long ago; its own old place is better than any.
+            let expires_ns = if same || tag == 0 { 0 } else { expires_ns };
+            if same || expires_ns < soonest_ns {
+                (chosen, soonest_ns) = (slot, expires_ns);
+            }
+            if same {
+                break;
+            }
+        }
+        let chosen = chosen % WAYS;
+        // SAFETY: as above, and the caller's pointer is valid. The tag is taken away while the flow is written, so that no look-up finds half of it.
+        unsafe {
+            (&raw mut (*bucket).tags[chosen]).write_volatile(0);
+            let to = &raw mut (*bucket).flows[chosen];
+            (*to).key = *key;
+            (*to).state = (*flow).state;
+            (*to).originator_is_low = (*flow).originator_is_low;
+            (*to).generation = (*flow).generation;
+            (*to).expires_ns = (*flow).expires_ns;
+            (*to).packets = (*flow).packets;
+            (*to).bytes = (*flow).bytes;
+            (*to).rule = (*flow).rule;
+            (&raw mut (*bucket).tags[chosen]).write_volatile(place.tag);
+        }
+        if soonest_ns > now_ns {
+            Inserted::Evicted
+        } else {
+            Inserted::Free
+        }
+    };
+    buckets.locked(place.bucket, change).unwrap_or(Inserted::Nowhere)
+}
+// ANCHOR_END: insert
+
+/// Takes the flow with this key out of the table.
+#[inline(always)]
+pub fn remove<B: Buckets>(buckets: &B, place: Place, key: &FlowKey) {
+    let bucket = buckets.bucket(place.bucket);
+    if bucket.is_null() {
+        return;
+    }
+    buckets.locked(place.bucket, || {
+        for step in 0..WAYS {
+            let slot = (place.home + step) % WAYS;
+            // SAFETY: the bucket is valid, the slot is inside it, and nobody else changes the bucket.
+            unsafe {
+                if (*bucket).tags[slot] == place.tag && is_same(&raw const (*bucket).flows[slot].key, key) {
+                    (&raw mut (*bucket).tags[slot]).write_volatile(0);
+                    break;
+                }
+            }
+        }
+    });
+}
+
+/// Counts a packet of a flow.
+///
+/// Not atomically, for which stable Rust has no word on this target. The packets of one direction of a flow nearly always
+/// come on one CPU; where two CPUs count at the same moment, one of the packets can be missing in the numbers.
+///
+/// # Safety
+///
+/// `flow` is valid.
+#[inline(always)]
+pub unsafe fn count(flow: *mut Flow, from_originator: bool, bytes: u64) {
+    // SAFETY: the caller's pointer is valid.
+    unsafe {
+        if from_originator {
+            (*flow).packets[0] = (*flow).packets[0].wrapping_add(1);
+            (*flow).bytes[0] = (*flow).bytes[0].wrapping_add(bytes);
+        } else {
+            (*flow).packets[1] = (*flow).packets[1].wrapping_add(1);
+            (*flow).bytes[1] = (*flow).bytes[1].wrapping_add(bytes);
+        }
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+mod pod {
+    // SAFETY: `#[repr(C)]`, integers without padding, any bits are valid.
+    unsafe impl aya::Pod for super::Flow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Bucket {}
+}

@@ -1,0 +1,157 @@
+//! The table of flows against a map that forgets nothing, and under floods (F3).
+
+mod memory;
+
+use std::collections::HashMap;
+
+use lab01_count_packets_common::headers::Address;
+use lab03_tc_egress_common::flow::{
+    key::{Endpoint, FlowKey},
+    state::State,
+    table::{self, Flow, Inserted, Place, WAYS},
+};
+use memory::Memory;
+use proptest::prelude::*;
+
+const HASH_KEY: [u64; 2] = [0x1234_5678_9abc_def1, 0x0fed_cba9_8765_4321];
+
+fn key(number: u32) -> FlowKey {
+    let end = |address: u32, port| Endpoint {
+        address: Address::from_ipv4(address.to_be_bytes()),
+        port,
+    };
+    FlowKey::new(
+        4,
+        6,
+        end(0x0a00_0000 | number, 1000 + (number % 50_000) as u16),
+        end(0xc000_0201, 443),
+        0,
+    )
+    .0
+}
+
+fn flow(number: u32, expires_ns: u64) -> Flow {
+    Flow {
+        key: key(number),
+        state: State::Established as u8,
+        expires_ns,
+        ..Flow::default()
+    }
+}
+
+fn insert(memory: &Memory, place: Place, flow: &Flow, now_ns: u64) -> Inserted {
+    // SAFETY: it comes from a reference.
+    unsafe { table::insert(memory, place, &flow.key, flow, now_ns) }
+}
+
+fn place(number: u32, buckets: u32) -> Place {
+    Place::of(key(number).hash(HASH_KEY), buckets)
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Insert(u32, u64),
+    Remove(u32),
+    Find(u32),
+    Pass(u64),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    // Few flows and fewer places, so that buckets overflow.
+    prop_oneof![
+        4 => (0..60_u32, 1..100_u64).prop_map(|(number, lives)| Action::Insert(number, lives)),
+        1 => (0..60_u32).prop_map(Action::Remove),
+        2 => (0..60_u32).prop_map(Action::Find),
+        1 => (0..20_u64).prop_map(Action::Pass),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn the_table_is_a_map_but_for_the_evictions_that_it_tells(actions in prop::collection::vec(action(), 1..300), buckets in 1..4_u32) {
+        let memory = Memory::new(buckets);
+        // Number → when its time is over, by bucket.
+        let mut model: HashMap<u32, u64> = HashMap::new();
+        let mut now = 1_000;
+        for action in actions {
+            match action {
+                Action::Pass(time) => now += time,
+                Action::Remove(number) => {
+                    table::remove(&memory, place(number, buckets), &key(number));
+                    model.remove(&number);
+                }
+                Action::Find(number) => {
+                    let found = table::find(&memory, place(number, buckets), &key(number));
+                    // SAFETY: a flow that was found lies in the table, which nobody else changes.
+                    let found = (!found.is_null()).then(|| unsafe { (*found).expires_ns });
+                    prop_assert_eq!(found, model.get(&number).copied(), "{}", number);
+                }
+                Action::Insert(number, lives) => {
+                    let bucket = place(number, buckets).bucket;
+                    let mut beside: Vec<(u64, u32)> = model
+                        .iter()
+                        .filter(|(other, _)| **other != number && place(**other, buckets).bucket == bucket)
+                        .map(|(other, expires)| (*expires, *other))
+                        .collect();
+                    let is_full = beside.len() == WAYS && !model.contains_key(&number);
+                    let inserted = insert(&memory, place(number, buckets), &flow(number, now + lives), now);
+                    if is_full {
+                        beside.sort_unstable();
+                        let soonest = beside[0].0;
+                        prop_assert_eq!(inserted == Inserted::Evicted, soonest > now);
+                        // Of several that end at the same moment either goes.
+                        let gone: Vec<u32> = beside.iter().map(|(_, other)| *other).filter(|other| table::find(&memory, place(*other, buckets), &key(*other)).is_null()).collect();
+                        prop_assert_eq!(gone.len(), 1);
+                        prop_assert_eq!(model.remove(&gone[0]), Some(soonest));
+                    } else {
+                        prop_assert_eq!(inserted, Inserted::Free);
+                    }
+                    model.insert(number, now + lives);
+                }
+            }
+            prop_assert_eq!(memory.flows().len(), model.len());
+        }
+    }
+
+    #[test]
+    fn both_directions_have_one_key(a in any::<[u8; 16]>(), b in any::<[u8; 16]>(), ports in any::<(u16, u16)>(), v6 in any::<bool>(), zone in 0..1_u32 << 24) {
+        let address = |octets: [u8; 16]| if v6 { Address::from_ipv6(octets) } else { Address::from_ipv4([octets[0], octets[1], octets[2], octets[3]]) };
+        let one = Endpoint { address: address(a), port: ports.0 };
+        let other = Endpoint { address: address(b), port: ports.1 };
+        let version = if v6 { 6 } else { 4 };
+        let (there, from_low) = FlowKey::new(version, 17, one, other, zone);
+        let (back, from_low_back) = FlowKey::new(version, 17, other, one, zone);
+        prop_assert_eq!(there, back);
+        prop_assert_eq!(there.hash(HASH_KEY), back.hash(HASH_KEY));
+        prop_assert!(from_low != from_low_back || one == other);
+        prop_assert_eq!(there.ends(), if from_low { (one, other) } else { (other, one) });
+        // Whatever else is different, the key is.
+        prop_assert_ne!(FlowKey::new(version, 6, one, other, zone).0, there);
+        prop_assert_ne!(FlowKey::new(version, 17, one, other, zone + 1).0, there);
+    }
+}
+
+#[test]
+fn as_many_flows_as_were_asked_for_fit_but_for_few() {
+    // Twice as many places as flows, as the loader makes them.
+    const FLOWS: u32 = 100_000;
+    let buckets = FLOWS * 2 / WAYS as u32;
+    let memory = Memory::new(buckets);
+    let evicted = (0..FLOWS)
+        .filter(|number| insert(&memory, place(*number, buckets), &flow(*number, 1000), 1) == Inserted::Evicted)
+        .count();
+    assert_eq!(memory.flows().len() + evicted, FLOWS as usize);
+    assert!(
+        evicted < FLOWS as usize / 1000,
+        "{evicted} of {FLOWS} found their bucket full"
+    );
+}
+
+#[test]
+fn what_is_outside_the_table_is_nowhere() {
+    let memory = Memory::new(1);
+    let outside = place(1, 1000);
+    assert!(outside.bucket > 0);
+    assert_eq!(insert(&memory, outside, &flow(1, 10), 1), Inserted::Nowhere);
+    assert!(table::find(&memory, outside, &key(1)).is_null());
+}

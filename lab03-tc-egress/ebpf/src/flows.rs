@@ -31,15 +31,21 @@ impl<const N: usize, const FLAGS: usize, const LOCKS: usize> Buckets for FlowTab
         self.buckets.get_ptr_mut(index).unwrap_or(core::ptr::null_mut())
     }
 
+    type Lock = BucketLock;
+
     #[inline(always)]
-    fn locked<R>(&self, index: u32, change: impl FnOnce() -> R) -> Option<R> {
-        let held = self.locks.get_ptr_mut(index % LOCKS as u32)?;
-        // SAFETY: the lock lies in the map for as long as the map does, and is given back on the only way out.
-        unsafe {
-            lock((&raw mut (*held).lock).cast());
-            let result = change();
-            unlock((&raw mut (*held).lock).cast());
-            Some(result)
-        }
+    fn lock(&self, index: u32) -> *mut BucketLock {
+        let Some(held) = self.locks.get_ptr_mut(index % LOCKS as u32) else {
+            return core::ptr::null_mut();
+        };
+        // SAFETY: the lock lies in the map for as long as the map does.
+        unsafe { lock((&raw mut (*held).lock).cast()) };
+        held
+    }
+
+    #[inline(always)]
+    unsafe fn unlock(&self, held: *mut BucketLock) {
+        // SAFETY: the caller has taken it, from the map.
+        unsafe { unlock((&raw mut (*held).lock).cast()) };
     }
 }

@@ -98,10 +98,21 @@ pub trait Buckets {
     /// The bucket at `index`; null beyond the array's end. It stays valid for as long as the array does.
     fn bucket(&self, index: u32) -> *mut Bucket;
 
-    /// Runs `change` while nobody else changes the bucket at `index`.
+    /// A lock that several buckets share.
+    type Lock;
+
+    /// Takes the lock of the bucket at `index`, so that nobody else changes it; null, and nothing taken, if it has none.
     ///
-    /// In an eBPF program a spin lock is held meanwhile: `change` calls no helper and no function.
-    fn locked<R>(&self, index: u32, change: impl FnOnce() -> R) -> Option<R>;
+    /// In an eBPF program a spin lock is held from here to [`Buckets::unlock`], and nothing is called meanwhile: neither a
+    /// helper nor, as the verifier of Linux 5.10 has it, a function. A closure may become one, so none is taken.
+    fn lock(&self, index: u32) -> *mut Self::Lock;
+
+    /// Gives a lock back.
+    ///
+    /// # Safety
+    ///
+    /// It was taken here, and is not null.
+    unsafe fn unlock(&self, lock: *mut Self::Lock);
 }
 
 /// Where in the table a flow is looked for.
@@ -185,48 +196,54 @@ pub unsafe fn insert<B: Buckets>(buckets: &B, place: Place, key: &FlowKey, flow:
     if bucket.is_null() {
         return Inserted::Nowhere;
     }
-    let change = || {
-        let (mut chosen, mut soonest_ns) = (place.home, u64::MAX);
-        for step in 0..WAYS {
-            let slot = (place.home + step) % WAYS;
-            // SAFETY: the bucket is valid, the slot is inside it, and nobody else changes the bucket.
-            let (tag, expires_ns, same) = unsafe {
-                let flow_here = &raw const (*bucket).flows[slot];
-                let tag = (*bucket).tags[slot];
-                let same = tag == place.tag && is_same(&raw const (*flow_here).key, key);
-                (tag, (*flow_here).expires_ns, same)
-            };
-            // A free place is as good as one that was over long ago; its own old place is better than any.
-            let expires_ns = if same || tag == 0 { 0 } else { expires_ns };
-            if same || expires_ns < soonest_ns {
-                (chosen, soonest_ns) = (slot, expires_ns);
-            }
-            if same {
-                break;
-            }
+    let lock = buckets.lock(place.bucket);
+    if lock.is_null() {
+        return Inserted::Nowhere;
+    }
+    let (mut chosen, mut soonest_ns) = (place.home, u64::MAX);
+    for step in 0..WAYS {
+        let slot = (place.home + step) % WAYS;
+        // SAFETY: the bucket is valid, the slot is inside it, and nobody else changes the bucket.
+        let (tag, expires_ns, same) = unsafe {
+            let flow_here = &raw const (*bucket).flows[slot];
+            let tag = (*bucket).tags[slot];
+            let same = tag == place.tag && is_same(&raw const (*flow_here).key, key);
+            (tag, (*flow_here).expires_ns, same)
+        };
+        // A free place is as good as one that was over long ago; its own old place is better than any.
+        let expires_ns = if same || tag == 0 { 0 } else { expires_ns };
+        if same || expires_ns < soonest_ns {
+            (chosen, soonest_ns) = (slot, expires_ns);
         }
-        let chosen = chosen % WAYS;
-        // SAFETY: as above, and the caller's pointer is valid. The tag is taken away while the flow is written, so that no look-up finds half of it.
-        unsafe {
-            (&raw mut (*bucket).tags[chosen]).write_volatile(0);
-            let to = &raw mut (*bucket).flows[chosen];
-            (*to).key = *key;
-            (*to).state = (*flow).state;
-            (*to).originator_is_low = (*flow).originator_is_low;
-            (*to).generation = (*flow).generation;
-            (*to).expires_ns = (*flow).expires_ns;
-            (*to).packets = (*flow).packets;
-            (*to).bytes = (*flow).bytes;
-            (*to).rule = (*flow).rule;
-            (&raw mut (*bucket).tags[chosen]).write_volatile(place.tag);
+        if same {
+            break;
         }
-        if soonest_ns > now_ns {
-            Inserted::Evicted
-        } else {
-            Inserted::Free
-        }
-    };
-    buckets.locked(place.bucket, change).unwrap_or(Inserted::Nowhere)
+    }
+    let chosen = chosen % WAYS;
+    // SAFETY: as above, and the caller's pointer is valid. The lock was taken above. The tag is taken away while the flow
+    // is written, so that no look-up finds half of it.
+    unsafe {
+        (&raw mut (*bucket).tags[chosen]).write_volatile(0);
+        let to = &raw mut (*bucket).flows[chosen];
+        (*to).key = *key;
+        (*to).state = (*flow).state;
+        (*to).originator_is_low = (*flow).originator_is_low;
+        (*to).generation = (*flow).generation;
+        (*to).expires_ns = (*flow).expires_ns;
+        // One by one: an array is copied by a call of `memcpy`.
+        (*to).packets[0] = (*flow).packets[0];
+        (*to).packets[1] = (*flow).packets[1];
+        (*to).bytes[0] = (*flow).bytes[0];
+        (*to).bytes[1] = (*flow).bytes[1];
+        (*to).rule = (*flow).rule;
+        (&raw mut (*bucket).tags[chosen]).write_volatile(place.tag);
+        buckets.unlock(lock);
+    }
+    if soonest_ns > now_ns {
+        Inserted::Evicted
+    } else {
+        Inserted::Free
+    }
 }
 // ANCHOR_END: insert
 
@@ -237,18 +254,22 @@ pub fn remove<B: Buckets>(buckets: &B, place: Place, key: &FlowKey) {
     if bucket.is_null() {
         return;
     }
-    buckets.locked(place.bucket, || {
-        for step in 0..WAYS {
-            let slot = (place.home + step) % WAYS;
-            // SAFETY: the bucket is valid, the slot is inside it, and nobody else changes the bucket.
-            unsafe {
-                if (*bucket).tags[slot] == place.tag && is_same(&raw const (*bucket).flows[slot].key, key) {
-                    (&raw mut (*bucket).tags[slot]).write_volatile(0);
-                    break;
-                }
+    let lock = buckets.lock(place.bucket);
+    if lock.is_null() {
+        return;
+    }
+    for step in 0..WAYS {
+        let slot = (place.home + step) % WAYS;
+        // SAFETY: the bucket is valid, the slot is inside it, and nobody else changes the bucket.
+        unsafe {
+            if (*bucket).tags[slot] == place.tag && is_same(&raw const (*bucket).flows[slot].key, key) {
+                (&raw mut (*bucket).tags[slot]).write_volatile(0);
+                break;
             }
         }
-    });
+    }
+    // SAFETY: it was taken above.
+    unsafe { buckets.unlock(lock) };
 }
 
 /// Counts a packet of a flow.

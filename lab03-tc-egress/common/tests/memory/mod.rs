@@ -44,9 +44,14 @@ impl Buckets for Memory {
         self.0.get(index as usize).map_or(std::ptr::null_mut(), UnsafeCell::get)
     }
 
-    fn locked<R>(&self, _index: u32, change: impl FnOnce() -> R) -> Option<R> {
-        Some(change())
+    // One thread changes it.
+    type Lock = ();
+
+    fn lock(&self, _index: u32) -> *mut () {
+        std::ptr::NonNull::dangling().as_ptr()
     }
+
+    unsafe fn unlock(&self, _lock: *mut ()) {}
 }
 
 /// All tables, the time, and the frame in hand.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Act, Stage};
+use super::{Act, Awaits, Stage};
 use crate::{
     End, Host, Injector, Result, Switch,
     packets::{self, Mutate as _},
@@ -30,9 +30,9 @@ pub(super) fn set_up() -> Result<Stage> {
         server,
         introduction,
         presets: Vec::new(),
-        awaits_xdp: true,
+        awaits: Awaits::Xdp,
         acts,
-        pings: Vec::new(),
+        summary: Box::new(|_| None),
         // The switch goes when it is dropped, and the servers do.
         _keep: Box::new((switch, echo)),
     })

@@ -3,7 +3,11 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Act, Stage, Traffic, pings::Pings, presets::Preset};
+use super::{
+    Act, Awaits, Stage, Traffic,
+    pings::{self, Pings},
+    presets::Preset,
+};
 use crate::{
     End, Host, Result, Switch,
     packets::{self, Mutate as _},
@@ -57,9 +61,9 @@ pub(super) fn set_up(traffic: Traffic) -> Result<Stage> {
     Ok(Stage {
         introduction: introduction(&server, [&amber, &blue, &coral, &denim, &ecru]),
         presets: presets(traffic, &blue),
-        awaits_xdp: true,
+        awaits: Awaits::Xdp,
         acts,
-        pings: pings.into(),
+        summary: Box::new(move |_| pings::summary(&pings)),
         server,
         // The switch goes when it is dropped, and the servers do.
         _keep: Box::new((switch, servers)),

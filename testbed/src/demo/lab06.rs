@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Act, Stage, presets::Preset};
+use super::{Act, Awaits, Stage, presets::Preset};
 use crate::{
     Cgroup, End, Host, Running, Switch,
     traffic::{self, Server},
@@ -140,14 +140,14 @@ pub(super) fn set_up() -> crate::Result<Stage> {
             hosts.introduction()
         ),
         presets,
-        awaits_xdp: false,
+        awaits: Awaits::Nothing,
         acts: vec![
             tries(&hosts.amber, DNS, 5),
             tries(&hosts.blue, DNS, 3),
             tries(&hosts.amber, SNMP, 1),
             sends,
         ],
-        pings: Vec::new(),
+        summary: Box::new(|_| None),
         server: hosts.server.clone(),
         _keep: Box::new(hosts),
     })

@@ -2,6 +2,7 @@
 
 mod lab01;
 mod lab02;
+mod lab03;
 mod lab04;
 mod lab06;
 mod pings;
@@ -10,7 +11,7 @@ mod signals;
 
 use std::{
     any::Any,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     path::Path,
     process::Child,
     sync::{
@@ -24,8 +25,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 pub use self::lab04::visit_if_asked;
-use self::{pings::Pings, presets::Preset};
-use crate::{End, process};
+use self::presets::Preset;
+use crate::{End, Running, process};
 
 /// A demo, by the lab that it is for.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +47,7 @@ enum Show {
 }
 
 /// Every demo that there is.
-const DEMOS: [Demo; 4] = [
+const DEMOS: [Demo; 5] = [
     Demo {
         lab: "lab01",
         show: Show::Host(|_| lab01::set_up()),
@@ -54,6 +55,10 @@ const DEMOS: [Demo; 4] = [
     Demo {
         lab: "lab02",
         show: Show::Host(lab02::set_up),
+    },
+    Demo {
+        lab: "lab03",
+        show: Show::Host(lab03::set_up),
     },
     Demo {
         lab: "lab04",
@@ -92,13 +97,24 @@ pub(crate) struct Stage {
     introduction: String,
     /// What the program is told, beside the interface, where the user says nothing of the kind.
     presets: Vec<Preset>,
-    /// Whether traffic waits until the program has attached to XDP.
-    awaits_xdp: bool,
+    /// What traffic waits for.
+    awaits: Awaits,
     acts: Vec<Act>,
-    /// Those among the acts whose outcome is told at the end.
-    pings: Vec<Arc<Pings>>,
+    /// What is told of the acts at the end, which was then.
+    summary: Box<dyn Fn(Instant) -> Option<String> + Send>,
     /// What else has to live as long: switches, servers.
     _keep: Box<dyn Any + Send>,
+}
+
+/// When a program is ready for traffic.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Awaits {
+    /// At once.
+    Nothing,
+    /// When it has attached to XDP.
+    Xdp,
+    /// When a second process of it, with this command and the stage's interface, finds it.
+    Answer(&'static str),
 }
 
 /// One thing that one host does over and over.
@@ -132,23 +148,23 @@ pub fn run(demo: Demo, traffic: Traffic, program: &[OsString]) -> Result<u8> {
     eprintln!("{}", stage.introduction);
 
     let mut child = stage.start(program)?;
-    let pings = stage.pings.clone();
     signals::forward_to(signals, process::pid(&child));
     let stop = Arc::new(AtomicBool::new(false));
     let traffic = thread::spawn({
-        let stop = Arc::clone(&stop);
+        let (stop, program) = (Arc::clone(&stop), program.first().cloned().unwrap_or_default());
         move || {
-            stage.play(traffic, &stop);
+            stage.play(traffic, &program, &stop);
             // The hosts are to stay until the program has ended.
             stage
         }
     });
     let status = child.wait().context("waiting for the program")?;
+    let ended = Instant::now();
     stop.store(true, Ordering::Relaxed);
-    if traffic.join().is_err() {
+    let Ok(stage) = traffic.join() else {
         bail!("the demo's traffic has failed");
-    }
-    if let Some(summary) = pings::summary(&pings) {
+    };
+    if let Some(summary) = (stage.summary)(ended) {
         eprintln!("{summary}");
     }
     Ok(process::shell_status(status))
@@ -174,8 +190,8 @@ impl Stage {
         Ok(process::spawn(command)?)
     }
 
-    fn play(&mut self, traffic: Traffic, stop: &Arc<AtomicBool>) {
-        if !self.wait_for_program(stop) {
+    fn play(&mut self, traffic: Traffic, program: &OsStr, stop: &Arc<AtomicBool>) {
+        if !self.wait_for_program(program, stop) {
             return;
         }
         match traffic {
@@ -185,10 +201,10 @@ impl Stage {
     }
 
     /// Whether the program has attached, and not ended before it could.
-    fn wait_for_program(&self, stop: &AtomicBool) -> bool {
+    fn wait_for_program(&self, program: &OsStr, stop: &AtomicBool) -> bool {
         let start = Instant::now();
         while !stop.load(Ordering::Relaxed) {
-            if !self.awaits_xdp || self.server.has_xdp().unwrap_or(false) {
+            if self.is_ready(program) {
                 return true;
             }
             if start.elapsed() > PATIENCE {
@@ -198,6 +214,19 @@ impl Stage {
             thread::sleep(Duration::from_millis(10));
         }
         false
+    }
+
+    fn is_ready(&self, program: &OsStr) -> bool {
+        match self.awaits {
+            Awaits::Nothing => true,
+            Awaits::Xdp => self.server.has_xdp().unwrap_or(false),
+            Awaits::Answer(ask) => {
+                let mut command = self.server.host.command(program);
+                command.args([ask, "--iface", &self.server.interface]);
+                let finished = Running::start(command).and_then(|running| running.wait(PATIENCE));
+                finished.is_ok_and(|finished| finished.status.success())
+            }
+        }
     }
 
     fn play_until(&mut self, stop: &Arc<AtomicBool>) {
@@ -249,7 +278,7 @@ mod tests {
         assert!(Demo::find("lab02-xdp-firewall").is_ok());
         assert_eq!(
             Demo::find("lab1").unwrap_err(),
-            "there is a demo for lab01, lab02, lab04, lab06"
+            "there is a demo for lab01, lab02, lab03, lab04, lab06"
         );
     }
 }

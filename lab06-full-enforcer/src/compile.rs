@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use enforcer_policy::{
-    decide,
+    Refusal, decide,
     model::{self, Policy, Range},
 };
 use lab02_xdp_firewall_common::prefix_set::{
@@ -21,13 +21,14 @@ use thiserror::Error;
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{}", self.lines())]
 pub struct CannotEnforce {
-    /// What stands in the way, each with its mend.
-    pub causes: Vec<String>,
+    /// What stands in the way, each with its place in the policy and its mend.
+    pub causes: Vec<Refusal>,
 }
 
 impl CannotEnforce {
     fn lines(&self) -> String {
-        self.causes.join("\n")
+        let lines: Vec<String> = self.causes.iter().map(Refusal::to_string).collect();
+        lines.join("\n")
     }
 }
 
@@ -70,13 +71,17 @@ impl Capacities {
 
 /// Compiles `policy`, whose names and values were checked when it was read.
 pub fn compile(policy: &Policy, capacities: &Capacities) -> Result<Compiled, CannotEnforce> {
-    let mut causes: Vec<String> = policy.rules.iter().flat_map(not_enforced).collect();
+    let mut causes: Vec<Refusal> = (0..).zip(&policy.rules).flat_map(not_enforced).collect();
     if policy.rules.len() > MAX_RULES {
-        causes.push(format!(
-            "the policy has {} rules, and this version enforces {MAX_RULES} at most; put what several have in common into \
-             lists or sets",
-            policy.rules.len()
-        ));
+        causes.push(Refusal {
+            rule: Some(MAX_RULES),
+            key: None,
+            message: format!(
+                "the policy has {} rules, and this version enforces {MAX_RULES} at most",
+                policy.rules.len()
+            ),
+            help: "put what several have in common into lists or sets".into(),
+        });
     }
     if !causes.is_empty() {
         return Err(CannotEnforce { causes });
@@ -91,14 +96,16 @@ pub fn compile(policy: &Policy, capacities: &Capacities) -> Result<Compiled, Can
         (compiled.content.nodes_v6.len(), capacities.nodes_v6, "IPv6 prefixes"),
         (compiled.masks.len(), capacities.masks, "prefixes and ports"),
     ];
-    let causes: Vec<String> = used
+    let causes: Vec<Refusal> = used
         .into_iter()
         .filter(|(used, capacity, _)| *used > *capacity as usize)
-        .map(|(used, capacity, what)| {
-            format!(
-                "the {what} of the policy take {used} places in a table that has {capacity} in this version; use fewer or \
-                 shorter ones"
-            )
+        .map(|(used, capacity, what)| Refusal {
+            rule: None,
+            key: None,
+            message: format!(
+                "the {what} of the policy take {used} places in a table that has {capacity} in this version"
+            ),
+            help: "use fewer or shorter ones".into(),
         })
         .collect();
     if causes.is_empty() {
@@ -109,7 +116,7 @@ pub fn compile(policy: &Policy, capacities: &Capacities) -> Result<Compiled, Can
 }
 
 /// The keys of a rule that would have to be ignored, and are not: a cause each.
-fn not_enforced(rule: &model::Rule) -> Vec<String> {
+fn not_enforced((index, rule): (usize, &model::Rule)) -> Vec<Refusal> {
     let keys = [
         ("interface", !rule.interface.is_empty()),
         ("mac", !rule.mac.is_empty()),
@@ -121,11 +128,11 @@ fn not_enforced(rule: &model::Rule) -> Vec<String> {
     ];
     keys.into_iter()
         .filter(|(_, is_there)| *is_there)
-        .map(|(key, _)| {
-            format!(
-                "rule {}: {key} is not enforced by this version; take the rule out, or decide without {key}",
-                rule.name
-            )
+        .map(|(key, _)| Refusal {
+            rule: Some(index),
+            key: Some(if key == "rate_limit" { "action" } else { key }),
+            message: format!("rule {}: {key} is not enforced by this version", rule.name),
+            help: format!("take the rule out, or decide without {key}"),
         })
         .collect()
 }

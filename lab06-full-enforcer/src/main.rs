@@ -253,7 +253,7 @@ async fn run(options: &RunOptions, socket: &Path) -> Result<()> {
     };
     logging::init_from(level, None);
     let policy = match &options.policy {
-        Some(file) => read_policy(file)?,
+        Some(file) => enforceable(file)?,
         None => Policy::allow_all("none"),
     };
     let places = options.places();
@@ -369,7 +369,7 @@ async fn ask_about_policy(command: &PolicyCommand, client: &Client) -> Result<()
     match command {
         PolicyCommand::Check { file, format } => check(file, format),
         PolicyCommand::Apply { file, dry_run, format } => {
-            let policy = read_policy(file)?.self_contained();
+            let policy = enforceable(file)?.self_contained();
             let path = format!("{}?dry_run={dry_run}", api::path::POLICY);
             let applied: Applied = client.post(&path, &policy).await?;
             format.print(&applied, |applied| vec![report::applied(applied)])
@@ -383,7 +383,7 @@ async fn ask_about_policy(command: &PolicyCommand, client: &Client) -> Result<()
         }
         PolicyCommand::Explain(options) => {
             let policy = match &options.policy {
-                Some(file) => read_policy(file)?,
+                Some(file) => enforceable(file)?,
                 None => client.get(api::path::POLICY).await?,
             };
             let mode = match &options.policy {
@@ -418,31 +418,34 @@ fn compiled(policy: &Policy) -> Result<Compiled> {
 
 /// Whether a policy is right, and could be enforced by this version.
 fn check(file: &Path, format: &FormatOptions) -> Result<()> {
-    let reading = read_path(file);
+    let reading = read_to_enforce(file);
     if !format.json {
-        compiled(&accepted(&reading)?)?;
+        accepted(&reading)?;
         return print(&[reading.summary()]);
     }
-    let mut report = serde_json::to_value(reading.check_json())?;
-    let causes = reading.policy.as_ref().map(compiled_or_causes).unwrap_or_default();
-    if !causes.is_empty() {
-        report["valid"] = false.into();
-        report["errors"] = causes.len().into();
-    }
-    if let Some(diagnostics) = report["diagnostics"].as_array_mut() {
-        let as_json = |cause| serde_json::json!({"severity": "error", "code": "not-enforced", "message": cause});
-        diagnostics.extend(causes.into_iter().map(as_json));
-    }
-    print(&[report.to_string()])?;
-    if report["valid"] == true {
+    print(&[serde_json::to_string(&reading.check_json())?])?;
+    if reading.policy.is_some() {
         Ok(())
     } else {
         Err(AlreadyTold.into())
     }
 }
 
-fn compiled_or_causes(policy: &Policy) -> Vec<String> {
-    compile::compile(policy, &Capacities::DEFAULT).map_or_else(|cannot| cannot.causes, |_| Vec::new())
+/// Reads a policy, and refuses what this version does not enforce where it stands, as any other mistake.
+fn read_to_enforce(file: &Path) -> Reading {
+    let mut reading = read_path(file);
+    let compiled = reading
+        .policy
+        .as_ref()
+        .map(|policy| compile::compile(policy, &Capacities::DEFAULT));
+    if let Some(Err(cannot)) = compiled {
+        reading.refuse(&cannot.causes);
+    }
+    reading
+}
+
+fn enforceable(file: &Path) -> Result<Policy> {
+    accepted(&read_to_enforce(file))
 }
 
 fn read_policy(file: &Path) -> Result<Policy> {

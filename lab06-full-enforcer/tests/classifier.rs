@@ -125,7 +125,10 @@ fn sets_of_ten_thousand_prefixes_are_looked_up_right() {
 
 #[test]
 fn what_is_too_large_or_not_enforced_is_refused_by_name() {
-    let refused = |policy: &Policy| compile(policy, &Capacities::DEFAULT).map(drop).unwrap_err().causes;
+    let refused = |policy: &Policy| {
+        let cannot = compile(policy, &Capacities::DEFAULT).map(drop).unwrap_err();
+        cannot.to_string().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
     let mut policy = Policy::allow_all("p");
     let rule = |number| model::Rule::new(&format!("rule-{number}"), model::Action::Allow);
     policy.rules = (0..64).map(rule).collect();

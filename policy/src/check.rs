@@ -60,19 +60,12 @@ impl Checker<'_> {
     }
 
     fn rule_node(&self, index: usize) -> Option<&Node> {
-        match &self.tree.get("rules")?.node.value {
-            Value::List(rules) => rules.get(index),
-            _ => None,
-        }
+        self.tree.rule(index)
     }
 
     /// Where a key of a rule stands, with its value.
     fn key(&self, index: usize, key: &str) -> Span<usize> {
-        let entry = self.rule_node(index).and_then(|rule| rule.get(key));
-        entry.map_or_else(
-            || self.name(index),
-            |entry| entry.key_span.start..entry.node.span.end.max(entry.key_span.end),
-        )
+        self.tree.key_of_rule(index, key)
     }
 
     /// Where the value of a key stands.
@@ -92,11 +85,7 @@ impl Checker<'_> {
 
     /// Where a rule's name stands.
     fn name(&self, index: usize) -> Span<usize> {
-        let rule = self.rule_node(index);
-        let name = rule.and_then(|rule| rule.get("name"));
-        name.map(|entry| entry.node.span.clone())
-            .or_else(|| rule.map(|rule| rule.span.clone()))
-            .unwrap_or_default()
+        self.tree.name_of_rule(index)
     }
 
     fn names(&mut self) {

@@ -47,7 +47,7 @@ pub use crate::{
         decide, decide_at_hook, decide_at_socket, packet,
     },
     model::Policy,
-    read::{Files, Folder, NoFiles, Reading, read, read_path},
+    read::{Files, Folder, NoFiles, Reading, Refusal, read, read_path},
     source::Format,
 };
 

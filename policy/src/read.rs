@@ -3,7 +3,7 @@
 mod decode;
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -35,6 +35,27 @@ pub struct Reading {
     pub left_out: usize,
     /// The texts that diagnostics point at; the first is the policy itself.
     pub sources: Vec<Source>,
+    /// What the places of later refusals are found by; `None` if the policy could not be read.
+    tree: Option<Node>,
+}
+
+/// Why a policy that is right cannot be used by a program, which does not know all that a policy can say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The index of the rule, in the order of the file; `None` if it is about all of them.
+    pub rule: Option<usize>,
+    /// The key of the rule; `None` if it is about the rule.
+    pub key: Option<&'static str>,
+    /// What is refused.
+    pub message: String,
+    /// How to mend it.
+    pub help: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.message, self.help)
+    }
 }
 
 impl Reading {
@@ -51,6 +72,26 @@ impl Reading {
     fn count(&self, severity: Severity) -> usize {
         let of_severity = |diagnostic: &&Diagnostic| diagnostic.severity == severity;
         self.diagnostics.iter().filter(of_severity).count()
+    }
+
+    /// Adds errors that point at the rules and keys which a program refuses; there is no policy any more then.
+    pub fn refuse(&mut self, refusals: &[Refusal]) {
+        if refusals.is_empty() {
+            return;
+        }
+        let tree = self.tree.as_ref();
+        let errors = refusals.iter().map(|refusal| {
+            let span = match (tree, refusal.rule, refusal.key) {
+                (None, ..) => 0..0,
+                (Some(tree), None, _) => tree.get("rules").map_or(0..0, |entry| entry.key_span.clone()),
+                (Some(tree), Some(rule), None) => tree.name_of_rule(rule),
+                (Some(tree), Some(rule), Some(key)) => tree.key_of_rule(rule, key),
+            };
+            Diagnostic::error("not-enforced", span, refusal.message.clone()).help(refusal.help.clone())
+        });
+        self.diagnostics.extend(errors);
+        self.policy = None;
+        self.left_out += settle(&mut self.diagnostics);
     }
 
     /// All diagnostics as rustc would show them, a blank line behind each.
@@ -153,6 +194,7 @@ pub fn read(name: &str, bytes: &[u8], format: Format, files: &dyn Files) -> Read
                 diagnostics: vec![diagnostic],
                 left_out: 0,
                 sources: vec![source],
+                tree: None,
             };
         }
     };
@@ -163,31 +205,36 @@ pub fn read(name: &str, bytes: &[u8], format: Format, files: &dyn Files) -> Read
         read_sets(policy, &tree, files, &mut sources, &mut diagnostics);
         check::check(policy, &tree, &mut diagnostics);
     }
-    finish(policy, diagnostics, sources)
+    finish(policy, diagnostics, sources, tree)
 }
 
-fn finish(policy: Option<Policy>, mut diagnostics: Vec<Diagnostic>, sources: Vec<Source>) -> Reading {
+fn finish(policy: Option<Policy>, mut diagnostics: Vec<Diagnostic>, sources: Vec<Source>, tree: Node) -> Reading {
+    let has_error = diagnostics
+        .iter()
+        .any(|diagnostic| diagnostic.severity == Severity::Error);
+    Reading {
+        policy: policy.filter(|_| !has_error),
+        left_out: settle(&mut diagnostics),
+        diagnostics,
+        sources,
+        tree: Some(tree),
+    }
+}
+
+/// Brings diagnostics into the order of their places, and leaves out what is too many; how many these are.
+fn settle(diagnostics: &mut Vec<Diagnostic>) -> usize {
     let place = |diagnostic: &Diagnostic| {
         let label = diagnostic.label.as_ref();
         label.map_or((0, 0), |label| (label.source, label.span.start))
     };
     diagnostics.sort_by_key(place);
-    let has_error = diagnostics
-        .iter()
-        .any(|diagnostic| diagnostic.severity == Severity::Error);
-    // Errors before warnings, where there are too many to keep all.
-    let mut left_out = 0;
-    if diagnostics.len() > MAX_DIAGNOSTICS {
+    let left_out = diagnostics.len().saturating_sub(MAX_DIAGNOSTICS);
+    if left_out > 0 {
+        // Errors before warnings, where there are too many to keep all.
         diagnostics.sort_by_key(|diagnostic| diagnostic.severity);
-        left_out = diagnostics.len() - MAX_DIAGNOSTICS;
         diagnostics.truncate(MAX_DIAGNOSTICS);
     }
-    Reading {
-        policy: policy.filter(|_| !has_error),
-        diagnostics,
-        left_out,
-        sources,
-    }
+    left_out
 }
 
 fn refused(name: &str, code: &'static str, message: String, help: String) -> Reading {
@@ -203,6 +250,7 @@ fn refused(name: &str, code: &'static str, message: String, help: String) -> Rea
         }],
         left_out: 0,
         sources: vec![Source::new(name, "")],
+        tree: None,
     }
 }
 

@@ -80,6 +80,32 @@ impl Node {
         }
     }
 
+    /// A rule of the policy that this is.
+    pub(crate) fn rule(&self, index: usize) -> Option<&Node> {
+        match &self.get("rules")?.node.value {
+            Value::List(rules) => rules.get(index),
+            _ => None,
+        }
+    }
+
+    /// Where a key of a rule stands, with its value; the rule's name, if it does not have the key.
+    pub(crate) fn key_of_rule(&self, index: usize, key: &str) -> Range<usize> {
+        let entry = self.rule(index).and_then(|rule| rule.get(key));
+        entry.map_or_else(
+            || self.name_of_rule(index),
+            |entry| entry.key_span.start..entry.node.span.end.max(entry.key_span.end),
+        )
+    }
+
+    /// Where a rule's name stands.
+    pub(crate) fn name_of_rule(&self, index: usize) -> Range<usize> {
+        let rule = self.rule(index);
+        let name = rule.and_then(|rule| rule.get("name"));
+        name.map(|entry| entry.node.span.clone())
+            .or_else(|| rule.map(|rule| rule.span.clone()))
+            .unwrap_or_default()
+    }
+
     /// What kind of value it is, with its article.
     pub fn kind(&self) -> &'static str {
         match &self.value {

@@ -18,6 +18,7 @@ use crate::lab::{Lab, PATIENCE};
 testbed::listed_tests![
     status_tells_policy_mode_and_hooks,
     a_bad_policy_leaves_the_one_in_force,
+    what_is_not_enforced_is_pointed_at,
     a_dry_run_changes_nothing,
     the_mode_of_the_command_line_holds,
     without_a_policy_everything_is_observed_and_allowed,
@@ -106,13 +107,15 @@ fn a_bad_policy_leaves_the_one_in_force() {
         (
             "identity.yaml",
             POLICY.replace("protocol: tcp, destination_ports: [80, 443]", "state: new"),
-            "rule web-in: state is not enforced by this version; ",
+            "rule web-in: state is not enforced by this version\n",
         ),
         (
             "rate.yaml",
             POLICY.replace("allow }", "{ rate_limit: { packets: 10/s } } }"),
-            "rate_limit is not enforced by this version; ",
+            "rate_limit is not enforced by this version\n",
         ),
+        // Where the 65th stands.
+        ("many.yaml", sixty_five_rules(), "many.yaml:260:11\n"),
         ("policy.txt", POLICY.to_owned(), "extension"),
     ] {
         let file = lab.file(name, &text);
@@ -128,6 +131,63 @@ fn a_bad_policy_leaves_the_one_in_force() {
     assert!(error.contains("no-such.yaml cannot be read"), "{error}");
     let status = lab.json(&["status", "--json"]);
     assert_eq!((&status["policy"], &status["applied"]), (&"web".into(), &1.into()));
+}
+
+fn sixty_five_rules() -> String {
+    let rules = (1..=65).map(|number| {
+        format!("  - name: rule-{number}\n    direction: ingress\n    protocol: {number}\n    action: allow\n")
+    });
+    format!("version: 1\nname: many\nrules:\n{}", rules.collect::<String>())
+}
+
+fn what_is_not_enforced_is_pointed_at() {
+    let lab = Lab::new();
+    let file = lab.file(
+        "identity.yaml",
+        "version: 1
+name: identity
+rules:
+  - name: jobs
+    direction: egress
+    cgroup: batch.slice
+    uid: 1000
+    action: { rate_limit: { packets: 10/s } }
+",
+    );
+    let file = file.to_str().unwrap();
+    let told = lab.refused(&["policy", "check", file], 1);
+    for (line, pointer) in [
+        ("6 |     cgroup: batch.slice", "^^^^^^"),
+        ("7 |     uid: 1000", "^^^"),
+        ("8 |     action: ", "^^^^^^"),
+    ] {
+        assert!(told.contains(line) && told.contains(pointer), "{told}");
+    }
+    let finished = lab.finish(&["policy", "check", file, "--json"]);
+    assert_eq!(finished.status.code(), Some(1), "{finished:#?}");
+    let report: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!((&report["valid"], &report["errors"]), (&false.into(), &3.into()));
+    let places: Vec<_> = report["diagnostics"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|found| found["line"].clone())
+        .collect();
+    assert_eq!(places, [6, 7, 8]);
+    // By whoever asks the daemon without the command.
+    let policy = lab.file("policy.yaml", POLICY);
+    let _enforcer = lab.enforce(&policy, &[]);
+    let body = r#"{"version":1,"name":"p","rules":[{"name":"r","direction":"egress","uid":[5],"action":"allow"}]}"#;
+    let request = format!(
+        "POST /v1/policy HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = ask(&lab.socket(), &request).unwrap();
+    assert!(
+        answer.contains(" 422 ") && answer.contains("rule r: uid is not enforced"),
+        "{answer}"
+    );
+    assert_eq!(lab.json(&["status", "--json"])["applied"], 1);
 }
 
 fn a_dry_run_changes_nothing() {

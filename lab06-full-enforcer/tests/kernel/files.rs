@@ -193,7 +193,8 @@ fn what_differs_between_files_is_told() {
     assert_eq!(told["rules"].as_array().unwrap().len(), 3, "{told:#}");
 }
 
-/// The five examples: those that ask for what this version cannot enforce are refused by the names of rule and key.
+/// All examples: those that ask for what this version cannot enforce are refused where they do, and have a counterpart that
+/// does not.
 fn the_examples_are_checked_explained_and_applied() {
     let lab = Lab::new();
     // Not read where they lie: in a virtual machine there is only this program.
@@ -221,16 +222,28 @@ fn the_examples_are_checked_explained_and_applied() {
             Ok(("allow", "ping")),
         ),
         (
+            "web-server-basic",
+            include_str!("../../../examples/web-server-basic.yaml"),
+            "--direction egress --src 192.0.2.33 --dst 192.0.2.17 --proto tcp --sport 443 --dport 40000",
+            Ok(("allow", "web-answers")),
+        ),
+        (
+            "ci-runner-basic",
+            include_str!("../../../examples/ci-runner-basic.yaml"),
+            "--direction egress --src 192.0.2.33 --dst 10.1.2.3 --proto tcp --dport 80",
+            Ok(("block", "not-inside")),
+        ),
+        (
             "web-server",
             include_str!("../../../examples/web-server.yaml"),
             "--src 192.0.2.17 --dst 192.0.2.33 --proto tcp --dport 80",
-            Err(["rule web: rate_limit", "rule updates: uid"]),
+            Err([("rule web: rate_limit", "20:5"), ("rule updates: uid", "52:5")]),
         ),
         (
             "ci-runner",
             include_str!("../../../examples/ci-runner.yaml"),
             "--src 192.0.2.17 --dst 192.0.2.33 --proto tcp --dport 80",
-            Err(["rule mirror: cgroup", "rule upload: rate_limit"]),
+            Err([("rule mirror: cgroup", "17:5"), ("rule upload: rate_limit", "44:5")]),
         ),
     ] {
         let file = lab.file(&format!("{name}.yaml"), text);
@@ -252,13 +265,14 @@ fn the_examples_are_checked_explained_and_applied() {
             Err(causes) => {
                 for args in [&["policy", "check", file][..], &explain, &["policy", "apply", file]] {
                     let told = lab.refused(args, 1);
-                    for cause in causes {
-                        let line = format!("error: {cause} is not enforced by this version; ");
-                        assert!(told.contains(&line), "{name}: {told}");
+                    for (cause, place) in causes {
+                        let line = format!("error[not-enforced]: {cause} is not enforced by this version\n");
+                        let place = format!("{name}.yaml:{place}\n");
+                        assert!(told.contains(&line) && told.contains(&place), "{name}: {told}");
                     }
                 }
             }
         }
     }
-    assert_eq!(lab.json(&["status", "--json"])["applied"], 4);
+    assert_eq!(lab.json(&["status", "--json"])["applied"], 6);
 }

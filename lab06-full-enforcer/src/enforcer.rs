@@ -26,6 +26,7 @@ use crate::{
     compile::{self, CannotEnforce, Capacities, Compiled},
     counters::Counters,
     ids::Ids,
+    orphans,
     tables::{KernelTables, TablesError, map_sizes},
 };
 
@@ -325,6 +326,7 @@ impl Attached {
         for interface in &places.interfaces {
             let program: &mut SchedClassifier = load::program(ebpf, INGRESS, "TC")?;
             let mut attached = TcHooks::open(interface, TcAttach::Auto)?;
+            orphans::remove(interface, INGRESS)?;
             attached.attach(program, Direction::Ingress)?;
             hooks.push(HookStatus {
                 hook: key::Hook::TcIngress.name().into(),

@@ -2,7 +2,9 @@
 //!
 //! - [`compile`] translates a policy into tables, [`tables`] brings them into the kernel whole,
 //! - [`enforcer`] loads, attaches, applies, switches and counts,
-//! - [`server`] is its control channel, HTTP over a Unix socket, [`client`] the other end, [`api`] what they say,
+//! - [`server`] is its control channel, HTTP over a Unix socket behind a [`gate`], [`client`] the other end, [`api`] what
+//!   they say,
+//! - [`orphans`] removes what a killed enforcer has left,
 //! - [`explain`] decides about a packet that somebody thinks of, by the classifier that the kernel runs,
 //! - [`report`] prints it all.
 
@@ -12,7 +14,9 @@ pub mod compile;
 pub mod counters;
 pub mod enforcer;
 pub mod explain;
+pub mod gate;
 pub mod ids;
+pub mod orphans;
 pub mod report;
 pub mod server;
 pub mod tables;

@@ -21,17 +21,22 @@ use axum::{
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
-    routing::get,
+    routing::{get, post},
     serve::IncomingStream,
 };
 use enforcer_policy::{Format, NoFiles, diagnostic::Severity, read, source::MAX_BYTES};
 use nix::sys::stat::{Mode as FileMode, umask};
 use thiserror::Error;
-use tokio::{net::UnixListener, sync::oneshot, time::sleep};
+use tokio::{
+    net::UnixListener,
+    sync::{Semaphore, oneshot},
+    time::sleep,
+};
 
 use crate::{
     api::{ModeRequest, Refusal, path},
     enforcer::{Enforcer, EnforcerError},
+    gate::Gate,
 };
 
 /// Why the control channel could not be opened. Each text names cause and mend.
@@ -67,9 +72,9 @@ pub struct Server {
 #[derive(Clone, Copy, Debug)]
 struct Peer(Option<(u32, u32)>);
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let credentials = stream.io().peer_cred().ok();
+impl Connected<IncomingStream<'_, Gate>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Gate>) -> Self {
+        let credentials = stream.io().peer().ok();
         Self(credentials.map(|credentials| (credentials.uid(), credentials.gid())))
     }
 }
@@ -122,7 +127,7 @@ impl Server {
             }
         };
         let serve = axum::serve(
-            listener,
+            Gate::new(listener),
             routes(self.group, Arc::clone(&enforcer)).into_make_service_with_connect_info::<Peer>(),
         );
         let served = tokio::select! {
@@ -137,10 +142,24 @@ impl Server {
 /// How long requests that are under way may take when it is to stop.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How many policies are read at a time; each may have [`MAX_BYTES`].
+const POLICIES_AT_A_TIME: usize = 2;
+
 fn routes(group: u32, enforcer: Shared) -> Router {
+    let readers = Arc::new(Semaphore::new(POLICIES_AT_A_TIME));
+    let one_of_two = middleware::from_fn(move |request, next: Next| {
+        let readers = Arc::clone(&readers);
+        async move {
+            let _place = readers.acquire().await;
+            next.run(request).await
+        }
+    });
     Router::new()
-        .route(path::POLICY, get(policy).post(apply))
-        .route(path::MODE, get(mode).put(change_mode))
+        .route(path::POLICY, get(policy).merge(post(apply).layer(one_of_two)))
+        .route(
+            path::MODE,
+            get(mode).put(change_mode).layer(DefaultBodyLimit::max(1024)),
+        )
         .route(path::STATUS, get(status))
         .route(path::STATS, get(stats))
         .fallback(async || refused(StatusCode::NOT_FOUND, ["there is nothing here".to_owned()]))

@@ -5,6 +5,7 @@
 //! - [`control`] is the one word that says which of the tables is in force, and in which mode,
 //! - [`classify`] finds the rule for a key: the part that a better compiler will replace, with the tables that it walks,
 //! - [`decision`] puts it all in order, from the packet's bytes to what becomes of it,
+//! - [`sender`] tells at TC egress what was decided about before,
 //! - [`veil`] keeps the program short for the verifier,
 //! - [`counters`] says where each outcome is counted.
 //!
@@ -17,5 +18,6 @@ pub mod control;
 pub mod counters;
 pub mod decision;
 pub mod key;
+pub mod sender;
 pub mod table;
 pub mod veil;

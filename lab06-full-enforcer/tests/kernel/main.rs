@@ -15,10 +15,12 @@ mod reference;
 mod agreement;
 mod commands;
 mod files;
+mod hostile;
 mod lab;
 mod live;
 mod program;
 mod sender;
+mod senders;
 mod swap;
 
 use std::process::ExitCode;
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
         // The long ones first, so that the others run beside them.
         agreement::tests,
         swap::tests,
+        senders::tests,
+        hostile::tests,
         live::tests,
         commands::tests,
         files::tests,

@@ -17,8 +17,11 @@ use crate::{
     traffic::{self, Connection, Server},
 };
 
-/// How long an answer is waited for: less than TCP waits before it sends a SYN again.
-const TIMEOUT: Duration = Duration::from_millis(300);
+/// How long an answer is waited for. On these hosts it takes a fraction of a millisecond.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long one is waited for that shall not come: less than TCP waits before it sends a SYN again.
+const MOMENT: Duration = Duration::from_millis(300);
 
 /// What is begun so shortly before the program ends is nobody's.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
@@ -57,10 +60,10 @@ pub(super) fn set_up(traffic: Traffic) -> Result<Stage> {
     let [replies, listed, stranger, denied] = &tries;
     let stream = Arc::new(Stream::default());
     let acts = vec![
-        replies.act(4, 5, asks_dns(&server, &amber)),
-        listed.act(2, 3, connects(&amber, &server, WEB)),
-        stranger.act(3, 3, asks_dns(&blue, &server)),
-        denied.act(1, 2, connects(&server, &amber, MAIL)),
+        replies.act(4, 5, asks_dns(&server, &amber, PATIENCE)),
+        listed.act(2, 3, connects(&amber, &server, WEB, PATIENCE)),
+        stranger.act(3, 3, asks_dns(&blue, &server, MOMENT)),
+        denied.act(1, 2, connects(&server, &amber, MAIL, MOMENT)),
         stream.act(&server, &amber)?,
     ];
     Ok(Stage {
@@ -113,14 +116,14 @@ fn presets(traffic: Traffic, amber: &End) -> Vec<Preset> {
     vec![rules, interval]
 }
 
-fn asks_dns(from: &End, to: &End) -> impl FnMut() -> Result<bool> + Send + 'static {
+fn asks_dns(from: &End, to: &End, timeout: Duration) -> impl FnMut() -> Result<bool> + Send + 'static {
     let (host, target) = (from.host.clone(), SocketAddr::from((to.ipv4, DNS)));
-    move || Ok(traffic::udp_exchange(&host, target, 1, TIMEOUT)?.is_complete())
+    move || Ok(traffic::udp_exchange(&host, target, 1, timeout)?.is_complete())
 }
 
-fn connects(from: &End, to: &End, port: u16) -> impl FnMut() -> Result<bool> + Send + 'static {
+fn connects(from: &End, to: &End, port: u16, timeout: Duration) -> impl FnMut() -> Result<bool> + Send + 'static {
     let (host, target) = (from.host.clone(), SocketAddr::from((to.ipv4, port)));
-    move || Ok(traffic::try_connect(&host, target, TIMEOUT)? == Connection::Connected)
+    move || Ok(traffic::try_connect(&host, target, timeout)? == Connection::Connected)
 }
 
 /// What somebody tries over and over.

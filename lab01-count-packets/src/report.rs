@@ -149,15 +149,10 @@ struct Rates {
 
 impl Rates {
     fn amount(self, now: Counter, before: Counter) -> Amount {
-        let new = now.packets.saturating_sub(before.packets) as f64;
         Amount {
             packets: now.packets,
             bytes: now.bytes,
-            packets_per_second: if self.seconds > 0.0 {
-                (new / self.seconds * 10.0).round() / 10.0
-            } else {
-                0.0
-            },
+            packets_per_second: packets_per_second(now, before, self.seconds),
             share: if self.all > 0 {
                 now.packets as f64 / self.all as f64
             } else {
@@ -165,6 +160,15 @@ impl Rates {
             },
         }
     }
+}
+
+/// What a counter has grown by in a second since it was `before`, so many seconds ago, to one decimal; 0 if no time passed.
+pub fn packets_per_second(now: Counter, before: Counter, seconds: f64) -> f64 {
+    if seconds <= 0.0 {
+        return 0.0;
+    }
+    let new = now.packets.saturating_sub(before.packets) as f64;
+    (new / seconds * 10.0).round() / 10.0
 }
 
 /// The lines of one table, most packets first, equal ones in the order of their keys.

@@ -9,6 +9,7 @@ use aya::{
 use lab01_count_packets::{
     counts::CountsError,
     output::Tell,
+    report::packets_per_second,
     text::{Table, binary_bytes, grouped, percent},
 };
 use lab01_count_packets_common::counter::Counter;
@@ -115,30 +116,24 @@ pub struct Report {
     pub malformed: Vec<MalformedLine>,
 }
 
-/// Frames and bytes since the program was attached, and the rate since the report before.
+/// Packets and bytes since the programs were attached, and the rate since the report before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Amount {
-    /// Frames.
+    /// Packets.
     pub packets: u64,
-    /// Their bytes, Ethernet headers included.
+    /// Their bytes: of the frame where the hook sees one, else from the IP header on.
     pub bytes: u64,
-    /// Frames a second since the report before.
+    /// Packets a second since the report before.
     pub packets_per_second: f64,
 }
 
 impl Amount {
     /// What a counter has come to, and its rate since it was `before`, so many seconds ago.
     pub fn since(now: Counter, before: Counter, seconds: f64) -> Self {
-        let new = now.packets.saturating_sub(before.packets) as f64;
-        let packets_per_second = if seconds > 0.0 {
-            (new / seconds * 10.0).round() / 10.0
-        } else {
-            0.0
-        };
         Self {
             packets: now.packets,
             bytes: now.bytes,
-            packets_per_second,
+            packets_per_second: packets_per_second(now, before, seconds),
         }
     }
 }

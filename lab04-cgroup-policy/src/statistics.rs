@@ -16,6 +16,7 @@ use lab01_count_packets::{
     text::{Table, binary_bytes, grouped},
 };
 use lab01_count_packets_common::counter::Counter;
+use lab02_xdp_firewall::statistics::{Amount, MalformedLine};
 use lab02_xdp_firewall_common::transport::Malformed;
 use lab04_cgroup_policy_common::{
     counting::{Blocked, Outcome},
@@ -129,17 +130,6 @@ pub struct Report {
     pub malformed: Vec<MalformedLine>,
 }
 
-/// Packets and bytes since the programs were attached, and the rate since the report before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Amount {
-    /// Packets; a refused system call is one.
-    pub packets: u64,
-    /// Their bytes from the IP header on; a refused system call has none.
-    pub bytes: u64,
-    /// Packets a second since the report before.
-    pub packets_per_second: f64,
-}
-
 /// What met one rule.
 #[derive(Clone, Debug, Serialize)]
 pub struct RuleLine {
@@ -182,16 +172,6 @@ pub struct BlockedLine {
     pub packets: u64,
 }
 
-/// What was malformed in one way.
-#[derive(Clone, Debug, Serialize)]
-pub struct MalformedLine {
-    /// Its name.
-    pub reason: &'static str,
-    /// How much.
-    #[serde(flatten)]
-    pub amount: Amount,
-}
-
 /// Makes reports, remembering the last one for the rates.
 pub struct Reporter {
     cgroup: String,
@@ -221,9 +201,8 @@ impl Reporter {
         now: Statistics,
         elapsed: Duration,
     ) -> Report {
-        let rates = Rates {
-            seconds: elapsed.saturating_sub(self.before_elapsed).as_secs_f64(),
-        };
+        let seconds = elapsed.saturating_sub(self.before_elapsed).as_secs_f64();
+        let amount = |now: Counter, before: Counter| Amount::since(now, before, seconds);
         let names: BTreeMap<u32, &str> = tables.numbers().map(|(name, number)| (number, name)).collect();
         let before = &self.before;
         let of_outcome = |outcome: Outcome| {
@@ -231,7 +210,7 @@ impl Reporter {
                 let counters = statistics.by_hook.iter();
                 counters.map(|counters| counters[outcome as usize]).sum()
             };
-            rates.amount(all(&now), all(before))
+            amount(all(&now), all(before))
         };
         let mut rules: Vec<RuleLine> = now
             .by_rule
@@ -240,8 +219,8 @@ impl Reporter {
                 let [met_before, would_before] = before.by_rule.get(rule).copied().unwrap_or_default();
                 RuleLine {
                     rule: rule.clone(),
-                    decided: rates.amount(*met, met_before),
-                    would_drop: rates.amount(*would_drop, would_before),
+                    decided: amount(*met, met_before),
+                    would_drop: amount(*would_drop, would_before),
                 }
             })
             .collect();
@@ -252,7 +231,7 @@ impl Reporter {
             let place = hook.index() as usize;
             let counters_before = before.by_hook.get(place).copied().unwrap_or_default();
             let [passed, dropped, would_drop] =
-                std::array::from_fn(|outcome| rates.amount(counters[outcome], counters_before[outcome]));
+                std::array::from_fn(|outcome| amount(counters[outcome], counters_before[outcome]));
             let line = HookLine {
                 hook: hook.name(),
                 passed,
@@ -279,7 +258,7 @@ impl Reporter {
                 .filter(|(_, counter)| counter.packets > 0)
                 .map(|(reason, counter)| MalformedLine {
                     reason: reason.name(),
-                    amount: rates.amount(
+                    amount: amount(
                         *counter,
                         before
                             .malformed
@@ -315,26 +294,6 @@ fn blocked_lines(blocked: &[(Blocked, u64)], names: &BTreeMap<u32, &str>) -> Vec
         })
     });
     lines.take(BLOCKED_LINES).collect()
-}
-
-#[derive(Clone, Copy)]
-struct Rates {
-    seconds: f64,
-}
-
-impl Rates {
-    fn amount(self, now: Counter, before: Counter) -> Amount {
-        let new = now.packets.saturating_sub(before.packets) as f64;
-        Amount {
-            packets: now.packets,
-            bytes: now.bytes,
-            packets_per_second: if self.seconds > 0.0 {
-                (new / self.seconds * 10.0).round() / 10.0
-            } else {
-                0.0
-            },
-        }
-    }
 }
 
 impl BlockedLine {

@@ -252,6 +252,10 @@ async fn run(options: &RunOptions, socket: &Path) -> Result<()> {
         log::LevelFilter::Info
     };
     logging::init_from(level, None);
+    if options.no_tc && options.no_cgroup {
+        let misuse = "--no-tc and --no-cgroup leave no hook: nothing would be decided about; leave one of them away";
+        return Err(Misuse(misuse.into()).into());
+    }
     let policy = match &options.policy {
         Some(file) => enforceable(file)?,
         None => Policy::allow_all("none"),
@@ -376,10 +380,18 @@ async fn ask_about_policy(command: &PolicyCommand, client: &Client) -> Result<()
         }
         PolicyCommand::Show { r#as, format } => {
             let policy: Policy = client.get(api::path::POLICY).await?;
-            match r#as {
-                Some(FormatArgument(written_as)) => print(&lines(&formats::write(&policy, *written_as))),
-                None => format.print(&show::json(&policy), |_| lines(&show::text(&policy))),
+            if let Some(FormatArgument(written_as)) = r#as {
+                return print(&lines(&formats::write(&policy, *written_as)));
             }
+            let mode: ModeReport = client.get(api::path::MODE).await?;
+            format.print(&show::json(&policy), |_| {
+                let mut told = lines(&show::text(&policy));
+                // The policy's own is not what holds.
+                if mode.set_by != "policy" {
+                    told.push(format!("in force  {}", report::mode(&mode)));
+                }
+                told
+            })
         }
         PolicyCommand::Explain(options) => {
             let policy = match &options.policy {

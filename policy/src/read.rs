@@ -139,6 +139,10 @@ impl Files for NoFiles {
 /// Reads the policy at `path`; its extension says its format, and the files of its sets lie relative to its folder.
 pub fn read_path(path: &Path) -> Reading {
     let name = path.display().to_string();
+    if path.is_dir() {
+        let help = "name a file in it".to_owned();
+        return refused(&name, "unreadable", format!("{name} is a folder, and no policy"), help);
+    }
     let Some(format) = Format::of(path) else {
         let help = "name it with one of .yaml, .yml, .toml, .json and .hcl".to_owned();
         return refused(

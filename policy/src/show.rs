@@ -147,7 +147,8 @@ pub fn text(policy: &Policy) -> String {
             .file
             .as_ref()
             .map_or(String::new(), |file| format!(", some of {file}"));
-        let _ = writeln!(text, "@{name}  {} prefixes{file}", set.len());
+        let ending = if set.len() == 1 { "" } else { "es" };
+        let _ = writeln!(text, "@{name}  {} prefix{ending}{file}", set.len());
     }
     let order = match policy.order {
         Order::Priority => "by priority, then as in the file",

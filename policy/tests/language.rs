@@ -718,7 +718,7 @@ fn a_policy_that_cannot_be_read_says_why() {
     for (path, part) in [
         ("/no/such.yaml", "cannot be read: No such file"),
         ("/proc/self/status", "the extension says no format"),
-        ("/dev", "the extension says no format"),
+        ("/dev", "/dev is a folder, and no policy"),
     ] {
         let text = read_path(Path::new(path)).render(false);
         assert!(text.contains(part) && text.contains("help: "), "{text}");

@@ -78,8 +78,14 @@ fn status_tells_policy_mode_and_hooks() {
             .to_string()
             .contains("\"web-in\"")
     );
-    // Asked of the daemon, `explain` knows its mode.
+    assert!(!lab.done(&["policy", "show"]).contains("in force"));
+    // Asked of the daemon, `explain` and `show` know its mode.
     lab.done(&["mode", "block"]);
+    let told = lab.done(&["policy", "show"]);
+    assert!(
+        told.contains("in force  mode block (as set by `enforcer mode`"),
+        "{told}"
+    );
     let explain = [
         "policy",
         "explain",
@@ -296,6 +302,12 @@ fn what_cannot_be_started_says_why_and_leaves_nothing() {
             "error: there is no cgroup ",
         ),
         (&["run", "--policy", "no-such.yaml"], 1, "no-such.yaml cannot be read"),
+        (&["run", "--policy", "/"], 1, "/ is a folder, and no policy"),
+        (
+            &["run", "--no-tc", "--no-cgroup"],
+            2,
+            "error: --no-tc and --no-cgroup leave no hook",
+        ),
         (&["run", "--observe", "--block"], 2, "cannot be used with"),
         (&["run", "--no-tc", "--iface", "eth0"], 2, "cannot be used with"),
         (&["run", "--mode", "block"], 2, "unexpected argument"),

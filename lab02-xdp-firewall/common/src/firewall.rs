@@ -295,6 +295,13 @@ impl Inspection {
         matches!(self.reason, Reason::Malformed | Reason::MalformedPassed).then_some(self.malformed)
     }
 
+    /// What the frame's headers say, for whoever tells of the decision; `None` where they were not read to their end:
+    /// of what is malformed, and of a blocked sender.
+    pub fn parts(&self) -> Option<(&Headers, &Upper, &Transport)> {
+        let unread = matches!(self.reason, Reason::Malformed | Reason::MalformedPassed | Reason::Mac);
+        (!unread).then_some((&self.headers, &self.upper, &self.transport))
+    }
+
     /// How many tables were looked into.
     pub fn lookups(&self) -> u32 {
         self.lookups

@@ -1,0 +1,275 @@
+//! The books (P4): of every decision exactly one of emitted, suppressed and lost is counted, whatever the reader does; and
+//! the verdict stands.
+
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use aya::programs::Xdp;
+use lab01_count_packets::load;
+use lab02_xdp_firewall::policy::Policy;
+use lab02_xdp_firewall_common::{bucket::Limit, firewall::Fragments};
+use lab05_ringbuf_events::{
+    reader::record_in,
+    watch::{Sizes, Watch},
+};
+use lab05_ringbuf_events_common::decision::{Decision, Hook, Outcome, Settings};
+use nix::sys::signal::Signal;
+use testbed::{
+    Result,
+    bpf::{TestRun, test_run},
+    packets, stay_on_cpu,
+};
+
+use crate::lab::{Lab, assert_balanced, cable, in_host};
+
+testbed::listed_tests![
+    the_books_balance_exactly_while_the_reader_stands_still_under_load,
+    what_is_left_out_on_purpose_is_counted_as_that,
+    a_full_ring_buffer_changes_no_verdict,
+    the_limit_on_records_holds_for_all_cpus_together,
+    a_command_that_is_stopped_under_load_loses_records_and_no_count,
+];
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+
+/// The smallest ring buffer that the command takes: some hundred records.
+const SIZES: Sizes = Sizes {
+    max_entries: 16,
+    ring_bytes: 1 << 16,
+    max_flows: 64,
+};
+
+const TELL_ALL: Settings = Settings {
+    tell_packets: 1,
+    ..Settings::DEFAULT
+};
+
+fn policy() -> Policy {
+    Policy {
+        block_ports: vec!["udp/9".parse().unwrap()],
+        fragments: Fragments::Pass,
+        drop_malformed: true,
+        ..Policy::NO_RULES
+    }
+}
+
+fn frame(port: u16) -> Vec<u8> {
+    packets::ethernet()
+        .ipv4("192.0.2.1", "192.0.2.2")
+        .udp(1000, port)
+        .payload([0; 18])
+        .build()
+}
+
+fn firewall(watch: &mut Watch) -> OwnedFd {
+    let program: &mut Xdp = load::program(watch.ebpf(), "firewall", "XDP").unwrap();
+    program.fd().unwrap().as_fd().try_clone_to_owned().unwrap()
+}
+
+/// Runs `action` inside a runtime, which readers need.
+fn in_runtime<T>(action: impl AsyncFnOnce() -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(action())
+}
+
+fn the_books_balance_exactly_while_the_reader_stands_still_under_load() {
+    const ROUNDS: u64 = 40;
+    const RUNS: u32 = 500;
+    in_runtime(async || {
+        let mut watch = Watch::load(SIZES, &policy(), TELL_ALL).unwrap();
+        let program = firewall(&mut watch);
+        let cpus = thread::available_parallelism().unwrap().get().min(2);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let producers: Vec<_> = (0..cpus)
+            .map(|cpu| {
+                let program = program.try_clone().unwrap();
+                thread::spawn(move || {
+                    stay_on_cpu(cpu).unwrap();
+                    for round in 0..ROUNDS {
+                        let frame = frame(if round % 2 == 0 { 9 } else { 53 });
+                        test_run(program.as_fd(), TestRun::repeated(&frame, RUNS)).unwrap();
+                    }
+                })
+            })
+            .collect();
+        let waiter = {
+            let is_over = Arc::clone(&is_over);
+            thread::spawn(move || {
+                for producer in producers {
+                    producer.join().unwrap();
+                }
+                is_over.store(true, Ordering::Release);
+            })
+        };
+        // The ring buffer holds some 580 records: it is full long before the reader moves.
+        while watch.books.balance().unwrap().decisions.lost == 0 {
+            thread::yield_now();
+        }
+        let (mut read, mut drops, mut last_ns) = (0_u64, 0_u64, 0_u64);
+        let mut each = |bytes: &[u8]| {
+            let record: Decision = record_in(bytes).unwrap();
+            assert_eq!(record.hook, Hook::Xdp as u8);
+            drops += u64::from(record.outcome == Outcome::Block as u8);
+            last_ns = last_ns.max(record.time_ns);
+            read += 1;
+        };
+        while !is_over.load(Ordering::Acquire) {
+            watch.decisions.read_now(&mut each);
+        }
+        waiter.join().unwrap();
+        watch.decisions.read_now(&mut each);
+        let balance = watch.books.balance().unwrap();
+        let line = balance.decisions;
+        assert_eq!(line.happened, ROUNDS * u64::from(RUNS) * cpus as u64);
+        assert_eq!(line.emitted + line.suppressed + line.lost, line.happened, "{line:?}");
+        assert_eq!(read, line.emitted);
+        assert!(line.lost > 0 && line.suppressed == 0 && drops > 0, "{line:?}");
+        for reason in &balance.by_reason {
+            let line = reason.line;
+            assert_eq!(line.emitted + line.suppressed + line.lost, line.happened, "{reason:?}");
+        }
+        assert!(last_ns > 0);
+    });
+}
+
+fn what_is_left_out_on_purpose_is_counted_as_that() {
+    const RUNS: u32 = 400;
+    in_runtime(async || {
+        // The settings, the port, and how many are told at the least and at the most.
+        let cases = [
+            (Settings::DEFAULT, 53, 0, 0),
+            (Settings::DEFAULT, 9, 400, 400),
+            (TELL_ALL, 53, 400, 400),
+            // One in four of 400, by a generator of random numbers: far beyond six standard deviations on both sides.
+            (Settings { one_in: 4, ..TELL_ALL }, 9, 40, 170),
+            (
+                Settings {
+                    one_in: u32::MAX,
+                    ..TELL_ALL
+                },
+                9,
+                0,
+                3,
+            ),
+            // Ten at once, and one an hour.
+            (
+                limited(Limit {
+                    token_ns_scaled: 3_600_000_000_000 << 18,
+                    burst_ns: 36_000_000_000_000,
+                }),
+                9,
+                10,
+                10,
+            ),
+        ];
+        for (settings, port, least, most) in cases {
+            let mut watch = Watch::load(SIZES, &policy(), settings).unwrap();
+            let program = firewall(&mut watch);
+            test_run(program.as_fd(), TestRun::repeated(&frame(port), RUNS)).unwrap();
+            let line = watch.books.balance().unwrap().decisions;
+            assert_eq!((line.happened, line.lost), (u64::from(RUNS), 0), "{settings:?}");
+            assert_eq!(line.emitted + line.suppressed, line.happened, "{settings:?}");
+            assert!((least..=most).contains(&line.emitted), "{settings:?}: {line:?}");
+            assert_eq!(watch.decisions.read_now(|_| {}) as u64, line.emitted);
+        }
+    });
+}
+
+fn limited(limit: Limit) -> Settings {
+    Settings {
+        limit,
+        is_limited: 1,
+        ..TELL_ALL
+    }
+}
+
+fn the_limit_on_records_holds_for_all_cpus_together() {
+    in_runtime(async || {
+        let limit = Limit {
+            token_ns_scaled: 3_600_000_000_000 << 18,
+            burst_ns: 36_000_000_000_000,
+        };
+        let mut watch = Watch::load(SIZES, &policy(), limited(limit)).unwrap();
+        let program = firewall(&mut watch);
+        thread::scope(|scope| {
+            for cpu in 0..thread::available_parallelism().unwrap().get().min(2) {
+                let program = &program;
+                scope.spawn(move || {
+                    stay_on_cpu(cpu).unwrap();
+                    test_run(program.as_fd(), TestRun::repeated(&frame(9), 2000)).unwrap();
+                    test_run(program.as_fd(), TestRun::repeated(&frame(53), 2000)).unwrap();
+                });
+            }
+        });
+        let balance = watch.books.balance().unwrap();
+        // Ten for each reason: what is blocked by port does not use up what passes may tell.
+        let emitted: Vec<u64> = balance.by_reason.iter().map(|reason| reason.line.emitted).collect();
+        assert_eq!(emitted, [10, 10], "{balance:?}");
+    });
+}
+
+fn a_full_ring_buffer_changes_no_verdict() {
+    in_runtime(async || {
+        let mut watch = Watch::load(SIZES, &policy(), TELL_ALL).unwrap();
+        let program = firewall(&mut watch);
+        let verdict = |port| test_run(program.as_fd(), TestRun::once(&frame(port))).unwrap().retval;
+        assert_eq!((verdict(9), verdict(53)), (XDP_DROP, XDP_PASS));
+        test_run(program.as_fd(), TestRun::repeated(&frame(53), 2000)).unwrap();
+        assert!(watch.books.balance().unwrap().decisions.lost > 0);
+        let lost_before = watch.books.balance().unwrap().decisions.lost;
+        assert_eq!((verdict(9), verdict(53)), (XDP_DROP, XDP_PASS));
+        assert_eq!(watch.books.balance().unwrap().decisions.lost, lost_before + 2);
+    });
+}
+
+fn a_command_that_is_stopped_under_load_loses_records_and_no_count() -> Result {
+    const FRAMES: usize = 3000;
+    let (client, server) = cable()?;
+    let args = [
+        "--iface",
+        &server.interface,
+        "--no-cgroup",
+        "--no-processes",
+        "--block-port",
+        "udp/9",
+        "--ring-size",
+        "64K",
+        "--json",
+    ];
+    let lab = Lab::start(in_host(&server.host, &args));
+    let injector = client.host.injector(&client.interface)?;
+    let frame = client
+        .frame_to(&server)
+        .ipv4(client.ipv4, server.ipv4)
+        .udp(1000, 9)
+        .payload([0; 18])
+        .build();
+    injector.send(&frame)?;
+    lab.wait_for(&["enforce_decision", "\"block\""]);
+    lab.signal(Signal::SIGSTOP);
+    injector.send_all(vec![&frame; FRAMES])?;
+    lab.signal(Signal::SIGCONT);
+    injector.send(&frame)?;
+    // The last one comes when there is room again, or is lost as well: what is waited for is that most were told.
+    let told = lab.stop();
+    let balance = assert_balanced(&told);
+    let decisions = &balance["decisions"];
+    assert_eq!(decisions["happened"], FRAMES + 2, "{balance}");
+    assert!(decisions["lost"].as_u64().unwrap() > 0, "{balance}");
+    assert_eq!(
+        decisions["emitted"],
+        told.of_type("enforce_decision").len(),
+        "{balance}"
+    );
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! The command, run as a user runs it.
+
+use std::{
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use testbed::{Cgroup, End, Finished, Host, LinkOptions, Result, Running};
+
+/// The program under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_lab05-ringbuf-events");
+
+/// How long anything may take before the test gives up.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Two hosts and a cable: the near end and the far end, on which the actors live.
+pub fn cable() -> Result<(End, End)> {
+    let link = Host::new("client")?.join_with(&Host::new("server")?, LinkOptions::default())?;
+    Ok((link.left, link.right))
+}
+
+/// The command in a host.
+pub fn in_host(host: &Host, args: &[&str]) -> Command {
+    let mut command = host.command(BINARY);
+    command.args(args).env_remove("RUST_LOG").env("NO_COLOR", "1");
+    command
+}
+
+/// Runs a command to its end.
+pub fn finish(command: Command) -> Finished {
+    Running::start(command).unwrap().wait(PATIENCE).unwrap()
+}
+
+/// The command, telling.
+pub struct Lab {
+    running: Running,
+}
+
+impl Lab {
+    /// Starts it in a host, watching a cgroup, and waits until it does.
+    pub fn on(end: &End, cgroup: &Cgroup, args: &[&str]) -> Self {
+        let name = cgroup.name().unwrap();
+        let mut command = in_host(&end.host, &["--cgroup", name.to_str().unwrap()]);
+        command.args(args);
+        Self::start(command)
+    }
+
+    /// Starts a command and waits until it watches.
+    pub fn start(command: Command) -> Self {
+        let running = Running::start(command).unwrap();
+        running.wait_for("watching", PATIENCE).unwrap();
+        Self { running }
+    }
+
+    /// Waits until it has printed a line in which all of `texts` stand.
+    #[track_caller]
+    pub fn wait_for(&self, texts: &[&str]) {
+        let start = Instant::now();
+        let has = |line: &str| texts.iter().all(|text| line.contains(text));
+        while !self.running.stdout().lines().any(has) {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "waited in vain for {texts:?}:\n{}{}",
+                self.running.stdout(),
+                self.running.stderr()
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.running.signal(signal).unwrap();
+    }
+
+    /// Interrupts it; what it has told.
+    pub fn stop(self) -> Told {
+        let finished = self.running.interrupt(PATIENCE).unwrap();
+        assert!(finished.status.success(), "{finished:#?}");
+        Told(finished.stdout)
+    }
+}
+
+/// What the command has printed.
+pub struct Told(pub String);
+
+impl Told {
+    /// All lines, as JSON.
+    pub fn lines(&self) -> Vec<Value> {
+        self.0.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Those of a type.
+    pub fn of_type(&self, kind: &str) -> Vec<Value> {
+        self.lines().into_iter().filter(|line| line["type"] == kind).collect()
+    }
+
+    /// The only line of a type, of a process.
+    #[track_caller]
+    pub fn one(&self, kind: &str, pid: u32) -> Value {
+        let mut found = self.of_type(kind);
+        found.retain(|line| line["pid"] == pid || line["process"]["pid"] == pid);
+        assert_eq!(found.len(), 1, "{kind} of {pid}: {}", self.0);
+        found.remove(0)
+    }
+
+    /// The decisions about a process's calls and packets.
+    pub fn decisions(&self, pid: u32) -> Vec<Value> {
+        let mut all = self.of_type("enforce_decision");
+        all.retain(|line| line["process"]["pid"] == pid);
+        all
+    }
+
+    /// The last frame.
+    pub fn frame(&self) -> Value {
+        self.of_type("frame").pop().unwrap()
+    }
+
+    /// The books.
+    pub fn balance(&self) -> Value {
+        self.of_type("balance").pop().unwrap()
+    }
+}
+
+/// Whether the books of decisions balance, and the records told are those emitted.
+#[track_caller]
+pub fn assert_balanced(told: &Told) -> Value {
+    let balance = told.balance();
+    for kind in ["decisions", "processes"] {
+        let number = |name: &str| balance[kind][name].as_u64().unwrap();
+        assert_eq!(
+            number("emitted") + number("suppressed") + number("lost"),
+            number("happened"),
+            "{balance}"
+        );
+    }
+    balance
+}
+
+/// Asks until it is so.
+#[track_caller]
+pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -4,6 +4,7 @@ mod lab01;
 mod lab02;
 mod lab03;
 mod lab04;
+mod lab05;
 mod lab06;
 mod pings;
 mod presets;
@@ -24,8 +25,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-pub use self::lab04::visit_if_asked;
 use self::presets::Preset;
+pub use self::{lab04::visit_if_asked, lab05::visit};
 use crate::{End, Running, process};
 
 /// A demo, by the lab that it is for.
@@ -47,7 +48,7 @@ enum Show {
 }
 
 /// Every demo that there is.
-const DEMOS: [Demo; 5] = [
+const DEMOS: [Demo; 6] = [
     Demo {
         lab: "lab01",
         show: Show::Host(|_| lab01::set_up()),
@@ -63,6 +64,10 @@ const DEMOS: [Demo; 5] = [
     Demo {
         lab: "lab04",
         show: Show::Itself(lab04::run),
+    },
+    Demo {
+        lab: "lab05",
+        show: Show::Host(|_| lab05::set_up()),
     },
     Demo {
         lab: "lab06",
@@ -278,7 +283,7 @@ mod tests {
         assert!(Demo::find("lab02-xdp-firewall").is_ok());
         assert_eq!(
             Demo::find("lab1").unwrap_err(),
-            "there is a demo for lab01, lab02, lab03, lab04, lab06"
+            "there is a demo for lab01, lab02, lab03, lab04, lab05, lab06"
         );
     }
 }

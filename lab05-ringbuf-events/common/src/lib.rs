@@ -1,7 +1,7 @@
 //! What lab05's programs and its loader share.
 //!
 //! - [`decision`] is the record of a decision, and how records are accounted for,
-//! - [`tuple`] finds out who talks to whom, [`destination`] whether that is wanted,
+//! - [`tuple`](mod@tuple) finds out who talks to whom, [`destination`] whether that is wanted,
 //! - [`process`] are the records of what processes do,
 //! - [`flow`] counts what a socket sends and receives,
 //! - [`messages`] tells messages of DNS and DHCP apart,

@@ -14,8 +14,8 @@ Builds boxes/ebpf-labs-PROVIDER-ARCHITECTURE.box, which the Vagrantfile finds th
   --provider libvirt|qemu   what the box is for [libvirt]
   --kernel SERIES|RELEASE   its kernel: the newest of a series, or an exact release [$kernel]
   --bare                    without what provision.sh installs and builds, which the machine will do
-  --mirror URL              where Debian's packages come from [$mirror]
-  --security-mirror URL     where its security updates come from [$security_mirror]
+  --mirror URL              where Debian's packages come from [as apt has it here]
+  --security-mirror URL     where its security updates come from [as apt has it here]
   --ca FILE                 CA certificates to trust, where a proxy opens encrypted connections
   --help                    this text
 EOF
@@ -27,8 +27,8 @@ suite=trixie
 provider=libvirt
 kernel=6.12
 bare=no
-mirror=http://deb.debian.org/debian
-security_mirror=http://deb.debian.org/debian-security
+mirror=
+security_mirror=
 ca=
 disk_size=20 # GiB; what is not written to takes no room
 
@@ -41,6 +41,15 @@ say() { printf '%s\n' "$*"; }
 fail() {
     printf 'error: %s\n' "$*" >&2
     exit "${status:-1}"
+}
+
+# The mirror that apt is configured for: of the archive with this label, or at this path where no list was fetched yet.
+mirror_of() {
+    # shellcheck disable=SC2016 # apt fills these in
+    { apt-get indextargets --format '$(REPO_URI)|$(ORIGIN)|$(LABEL)' 2> /dev/null || true; } | awk -F'|' -v label="$1" -v path="$2" '
+        $2 == "Debian" && $3 == label && !named { named = $1 }
+        $2 == "" && $1 ~ path "/?$" && !guessed { guessed = $1 }
+        END { print named ? named : guessed }'
 }
 
 misuse() { status=2 fail "$*; see build-box.sh --help"; }
@@ -69,6 +78,10 @@ main() {
     [[ $kernel =~ ^[0-9]+\.[0-9]+([.+~a-z0-9-]*)$ ]] || misuse "--kernel is a series as 6.12 or a release, not $kernel"
     [ -z "$ca" ] || [ -f "$ca" ] || misuse "--ca names $ca, which is no file"
     require_tools
+    [ -n "$mirror" ] || mirror=$(mirror_of Debian /debian)
+    [ -n "$mirror" ] || fail "apt's configuration names no mirror of Debian's main archive; give one with --mirror"
+    [ -n "$security_mirror" ] || security_mirror=$(mirror_of Debian-Security /debian-security)
+    [ -n "$security_mirror" ] || fail "apt's configuration names no mirror of Debian's security updates; give one with --security-mirror"
     if [ -z "${EBPF_VM_INSIDE:-}" ]; then
         # All that follows, in namespaces that end with it.
         EBPF_VM_INSIDE=1 exec unshare --mount --pid --fork --kill-child -- bash "$here/build-box.sh" "${arguments[@]}"

@@ -94,6 +94,8 @@ struct Output {
 struct Text {
     stdout: String,
     stderr: String,
+    /// How many of the two have been closed: both, when the program has ended.
+    closed: u8,
 }
 
 impl Running {
@@ -127,18 +129,22 @@ impl Running {
         self.child.id()
     }
 
-    /// Waits until it has printed `text`, to either output. The error tells what it printed instead.
+    /// Waits until it has printed `text`, to either output. The error tells what it printed instead, at once if it has
+    /// ended.
     pub fn wait_for(&self, text: &str, timeout: Duration) -> Result<()> {
         let timeout = patience(timeout);
         let printed = self.output.lock();
         let (printed, waited) = self
             .output
             .changed
-            .wait_timeout_while(printed, timeout, |printed| {
-                !printed.stdout.contains(text) && !printed.stderr.contains(text)
-            })
+            .wait_timeout_while(printed, timeout, |printed| !printed.has(text) && printed.closed < 2)
             .unwrap_or_else(PoisonError::into_inner);
-        if waited.timed_out() {
+        if !printed.has(text) {
+            if !waited.timed_out() {
+                let said = format!("it has ended, and printed:\n{}{}", printed.stdout, printed.stderr);
+                let what = format!("waiting for {} to print {text:?}", self.name);
+                return Err(Error::system(what, io::Error::other(said)));
+            }
             let what = format!(
                 "{} to print {text:?}; it printed:\n{}{}",
                 self.name, printed.stdout, printed.stderr
@@ -215,6 +221,12 @@ impl Drop for Running {
     }
 }
 
+impl Text {
+    fn has(&self, text: &str) -> bool {
+        self.stdout.contains(text) || self.stderr.contains(text)
+    }
+}
+
 impl Output {
     fn read(
         self: &Arc<Self>,
@@ -230,6 +242,8 @@ impl Output {
                 output.changed.notify_all();
                 line.clear();
             }
+            output.lock().closed += 1;
+            output.changed.notify_all();
         })
     }
 

@@ -47,11 +47,12 @@ impl<const RING: usize> Told<'_, RING> {
     /// Tells that `task`, the current one, has become the program that `binprm` describes.
     #[inline(always)]
     pub fn exec(&self, task: KernelObject, binprm: KernelObject, offsets: &Offsets) {
-        let entry = self.ring.reserve_untyped::<Exec>(0);
-        self.count(Deed::Exec, entry.is_some());
-        let Some(mut entry) = entry else {
-            return;
+        // Asked once whether there is an entry, here as in `send`: Linux 5.10 and 6.1 forget the answer, and hold that a
+        // second time it may be another.
+        let Some(mut entry) = self.ring.reserve_untyped::<Exec>(0) else {
+            return self.count_lost(Deed::Exec);
         };
+        self.count_emitted(Deed::Exec);
         let exec = entry.as_mut_ptr();
         let mut event = event(Deed::Exec, task, offsets);
         event.parent = task.follow(offsets.task_real_parent).read(offsets.task_tgid);
@@ -107,28 +108,33 @@ impl<const RING: usize> Told<'_, RING> {
 
     #[inline(always)]
     fn send(&self, deed: Deed, event: ProcessEvent) {
-        let entry = self.ring.reserve(0);
-        self.count(deed, entry.is_some());
-        if let Some(mut entry) = entry {
-            entry.write(event);
-            entry.submit(0);
+        let Some(mut entry) = self.ring.reserve(0) else {
+            return self.count_lost(deed);
+        };
+        self.count_emitted(deed);
+        entry.write(event);
+        entry.submit(0);
+    }
+
+    #[inline(always)]
+    fn count_emitted(&self, deed: Deed) {
+        if let Some(tally) = self.tallies.get_ptr_mut(deed as u32) {
+            // SAFETY: the value lies in the map for as long as the map does.
+            unsafe {
+                add_one(&raw mut (*tally).decisions, Runs::Interruptible);
+                add_one(&raw mut (*tally).emitted, Runs::Interruptible);
+            }
         }
     }
 
     #[inline(always)]
-    fn count(&self, deed: Deed, is_emitted: bool) {
-        let Some(tally) = self.tallies.get_ptr_mut(deed as u32) else {
-            return;
-        };
-        // SAFETY: the value lies in the map for as long as the map does.
-        unsafe {
-            add_one(&raw mut (*tally).decisions, Runs::Interruptible);
-            let outcome = if is_emitted {
-                &raw mut (*tally).emitted
-            } else {
-                &raw mut (*tally).lost
-            };
-            add_one(outcome, Runs::Interruptible);
+    fn count_lost(&self, deed: Deed) {
+        if let Some(tally) = self.tallies.get_ptr_mut(deed as u32) {
+            // SAFETY: as above.
+            unsafe {
+                add_one(&raw mut (*tally).decisions, Runs::Interruptible);
+                add_one(&raw mut (*tally).lost, Runs::Interruptible);
+            }
         }
     }
 }

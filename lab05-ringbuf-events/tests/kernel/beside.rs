@@ -3,6 +3,7 @@
 use std::{os::unix::process::CommandExt as _, path::Path, process::Command};
 
 use nix::{
+    errno::Errno,
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
@@ -35,14 +36,18 @@ fn with_tracefs(command: &mut Command) {
                 MsFlags::MS_REC | MsFlags::MS_PRIVATE,
                 None::<&str>,
             )?;
-            mount(
+            let mounted = mount(
                 Some("tracefs"),
                 "/sys/kernel/tracing",
                 Some("tracefs"),
                 MsFlags::empty(),
                 None::<&str>,
-            )?;
-            Ok(())
+            );
+            match mounted {
+                // Linux 5.10 says so where it is there already.
+                Ok(()) | Err(Errno::EBUSY) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
         });
     }
 }

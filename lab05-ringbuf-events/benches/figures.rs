@@ -16,8 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::programs::Xdp;
-use clap::Parser;
-use lab01_count_packets::{load, outcome, output::Tell as _};
+use lab01_count_packets::{load, outcome, output::Tell as _, text::grouped};
 use lab02_xdp_firewall::policy::Policy;
 use lab05_ringbuf_events::{
     channels::{Channels, ChannelsReport},
@@ -26,38 +25,33 @@ use lab05_ringbuf_events::{
     watch::{Sizes, Watch},
 };
 use lab05_ringbuf_events_common::decision::{Decision, Settings};
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
 use serde::Serialize;
 use testbed::{
     Host,
     bpf::{ProgramType, TestRun, empty_program, test_run},
+    figures::{self, Options, Shown},
     packets, stay_on_cpu,
     traffic::Flood,
 };
 
-/// Measures how many records a second come to user space through the ring buffer, how many are lost, what a record costs,
-/// and how long it takes.
-#[derive(Parser)]
-#[command(max_term_width = 100)]
-struct Options {
-    /// Print the figures as JSON.
-    #[arg(long)]
-    json: bool,
+const ABOUT: &str = "Measures how many records a second come to user space through the ring buffer, how many are \
+                     lost, what a record costs, and how long it takes";
 
-    /// How many rounds to take the median of.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..), value_name = "N")]
-    rounds: u8,
-
-    /// How many records each CPU makes in a round.
-    #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
-    records: u32,
-
-    /// Given by cargo; means nothing here.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
+/// How many records each CPU makes in a round.
+const RECORDS: u32 = 2_000_000;
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = Options::from_command_line(ABOUT);
+    // Before there are threads, which would stay where they are.
+    if let Err(error) = see_tracefs() {
+        eprintln!("error: tracefs cannot be mounted for this program: {error}; it needs root");
+        return ExitCode::FAILURE;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     outcome::exit_code(
         runtime
@@ -66,11 +60,23 @@ fn main() -> ExitCode {
     )
 }
 
+/// Has this program see tracefs, also where the machine has it not mounted.
+fn see_tracefs() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let (none, tracefs, folder) = (None::<&str>, Some("tracefs"), "/sys/kernel/tracing");
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    match mount(tracefs, folder, tracefs, MsFlags::empty(), none) {
+        Err(Errno::EBUSY) => Ok(()),
+        mounted => mounted,
+    }
+}
+
 async fn run(options: &Options) -> Result<()> {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let mut rows = Vec::new();
     for (name, producers, ring_bytes) in [
         ("1 CPU, ring of 16 MiB", 1, 1 << 24),
+        ("1 CPU, ring of 4 MiB", 1, 1 << 22),
         ("1 CPU, ring of 1 MiB", 1, 1 << 20),
         ("2 CPUs, ring of 16 MiB", 2, 1 << 24),
     ] {
@@ -79,50 +85,145 @@ async fn run(options: &Options) -> Result<()> {
         }
         let mut rounds = Vec::new();
         for _ in 0..options.rounds {
-            rounds.push(round(producers, ring_bytes, options.records).await?);
+            rounds.push(round(producers, ring_bytes, RECORDS).await?);
         }
-        rounds.sort_by(|one, other| one.delivered_per_second.total_cmp(&other.delivered_per_second));
-        let median = rounds.swap_remove(rounds.len() / 2);
-        rows.push((name, median));
+        rounds.sort_by_key(|round| round.delivered_per_second);
+        rows.push((name, rounds.swap_remove(rounds.len() / 2)));
     }
-    let beside = channels();
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-        if let Ok(report) = beside {
-            println!("{}", report.json());
-        }
-        return Ok(());
-    }
-    println!(
-        "Medians of {} rounds of {} records a CPU, {cpus} cores. A record is {} bytes.\n",
-        options.rounds,
-        options.records,
-        size_of::<Decision>()
-    );
-    println!(
-        "{:<24}  {:>12}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}",
-        "", "delivered/s", "lost", "make ns", "read ns", "p50 µs", "p99 µs", "wake-ups"
-    );
-    for (name, round) in rows {
-        println!(
-            "{name:<24}  {:>12.0}  {:>7.2} %  {:>9.1}  {:>9.1}  {:>9.1}  {:>9.1}  {:>9}",
-            round.delivered_per_second,
-            round.lost_share * 100.0,
-            round.make_ns,
-            round.read_ns,
-            round.latency_p50_us,
-            round.latency_p99_us,
-            round.wake_ups,
-        );
-    }
-    println!(
-        "\nThe tracepoint net:netif_receive_skb, with {FLOOD} packets across a veth pair, over both channels at once.\n"
-    );
-    match beside {
-        Ok(report) => println!("{}", report.table().join("\n")),
-        Err(error) => println!("left out: {error:#}"),
-    }
+    let delivery = Delivery {
+        machine: figures::machine(),
+        rounds: options.rounds,
+        records: RECORDS,
+        record_bytes: size_of::<Decision>(),
+        rows,
+    };
+    // Apart from this runtime, as hosts are made by one of their own.
+    let beside = thread::spawn(channels).join();
+    let beside = Beside(beside.map_err(|_| anyhow::anyhow!("the comparison of the channels panicked"))??);
+    options.show(&[
+        ("Records delivered to user space, while it reads.", &delivery),
+        (
+            "Two channels side by side, the tracepoint `net:netif_receive_skb`, 300,000 packets across a veth pair.",
+            &beside,
+        ),
+    ])?;
     Ok(())
+}
+
+/// How many records come to user space: the round with the median rate, of each way to make them.
+#[derive(Serialize)]
+struct Delivery {
+    machine: String,
+    rounds: u8,
+    records: u32,
+    record_bytes: usize,
+    rows: Vec<(&'static str, Round)>,
+}
+
+impl Delivery {
+    fn note(&self) -> String {
+        format!(
+            "The median of {} rounds of {} records a CPU, {} bytes each, on {}.",
+            self.rounds,
+            grouped(u64::from(self.records)),
+            self.record_bytes,
+            self.machine
+        )
+    }
+
+    fn cells(&self) -> impl Iterator<Item = [String; 8]> {
+        self.rows.iter().map(|(name, round)| {
+            [
+                (*name).to_owned(),
+                grouped(round.delivered_per_second),
+                format!("{:.2} %", round.lost_share * 100.0),
+                format!("{:.1}", round.make_ns),
+                format!("{:.1}", round.read_ns),
+                format!("{:.1}", round.latency_p50_us),
+                format!("{:.1}", round.latency_p99_us),
+                grouped(round.wake_ups),
+            ]
+        })
+    }
+}
+
+const DELIVERY_HEADS: [&str; 8] = [
+    "made by",
+    "delivered/s",
+    "lost",
+    "make ns",
+    "read ns",
+    "p50 µs",
+    "p99 µs",
+    "wake-ups",
+];
+
+impl Shown for Delivery {
+    fn table(&self) -> String {
+        let line = |[name, numbers @ ..]: [String; 8]| {
+            let numbers = numbers.map(|number| format!("{number:>11}")).join("  ");
+            format!("{name:<23}  {numbers}\n")
+        };
+        let lines: String = std::iter::once(DELIVERY_HEADS.map(str::to_owned))
+            .chain(self.cells())
+            .map(line)
+            .collect();
+        format!("{}\n\n{lines}", self.note())
+    }
+
+    fn markdown(&self) -> String {
+        let lines: String = self.cells().map(|cells| markdown_row(&cells)).collect();
+        format!("{}\n\n{}{lines}", self.note(), markdown_heads(&DELIVERY_HEADS))
+    }
+
+    fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("figures have no map with keys that JSON lacks")
+    }
+}
+
+/// The perf event array beside the ring buffer, both told of the same packets.
+struct Beside(ChannelsReport);
+
+impl Shown for Beside {
+    fn table(&self) -> String {
+        format!("{}\n", self.0.table().join("\n"))
+    }
+
+    fn markdown(&self) -> String {
+        let heads = [
+            "channel",
+            "delivered",
+            "lost",
+            "send ns",
+            "wake-ups",
+            "p50 µs",
+            "p99 µs",
+        ];
+        let rows = self.0.channels.iter().map(|line| {
+            markdown_row(&[
+                line.channel.to_owned(),
+                grouped(line.delivered),
+                grouped(line.lost),
+                grouped(line.send_ns),
+                grouped(line.wake_ups),
+                format!("{:.1}", line.latency_p50_us),
+                format!("{:.1}", line.latency_p99_us),
+            ])
+        });
+        markdown_heads(&heads) + &rows.collect::<String>()
+    }
+
+    fn json(&self) -> String {
+        self.0.json()
+    }
+}
+
+fn markdown_heads(heads: &[&str]) -> String {
+    format!("| {} |\n|---{}|\n", heads.join(" | "), "|---:".repeat(heads.len() - 1))
+}
+
+fn markdown_row(cells: &[String]) -> String {
+    format!("| {} |\n", cells.join(" | "))
 }
 
 /// How many packets are sent to compare channels.
@@ -142,7 +243,7 @@ fn channels() -> Result<ChannelsReport> {
 #[derive(Debug, Serialize)]
 struct Round {
     /// Records that the reader got, by the time from the first run to the last record.
-    delivered_per_second: f64,
+    delivered_per_second: u64,
     /// The share of records that found no room.
     lost_share: f64,
     /// What a run that makes a record costs above an empty program.
@@ -225,7 +326,7 @@ async fn round(producers: usize, ring_bytes: u32, records: u32) -> Result<Round>
     };
     let runs = f64::from(records) * producers as f64;
     Ok(Round {
-        delivered_per_second: read as f64 / (last - start).as_secs_f64(),
+        delivered_per_second: u64::try_from(u128::from(read) * 1_000_000_000 / (last - start).as_nanos().max(1))?,
         lost_share: line.lost as f64 / line.happened as f64,
         make_ns: spent_ns.load(Ordering::Relaxed) as f64 / runs - f64::from(floor_ns),
         read_ns: cpu_ns.as_nanos() as f64 / read.max(1) as f64,

@@ -294,7 +294,7 @@ impl Shown for Durations {
 }
 
 /// What is measured on, without a date and without a name.
-fn machine() -> String {
+pub fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let processors = read("/proc/cpuinfo");
     let model = processors.lines().find_map(|line| line.strip_prefix("model name"));

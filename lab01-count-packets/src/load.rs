@@ -268,6 +268,8 @@ fn is_statistics(line: &str) -> bool {
     ["processed ", "verification time", "stack depth", "peak_states"]
         .iter()
         .any(|start| line.starts_with(start))
+        // Of each function, since Linux 7.
+        || line.starts_with("subprog ") && line.contains(" insns_total ")
 }
 
 fn tail(log: &str, lines: usize) -> String {
@@ -307,6 +309,19 @@ mod tests {
                    R1 offset is outside of the packet\nverification time 42 usec\nstack depth 0\n\
                    processed 3 insns (limit 1000000) max_states_per_insn 0 total_states 0\n";
         assert_eq!(verdict(log).as_deref(), Some("R1 offset is outside of the packet"));
+    }
+
+    #[test]
+    fn what_linux_7_says_of_each_function_is_no_verdict() {
+        let log = "0: (61) r0 = *(u32 *)(r1 +4096)\ninvalid bpf_context access off=4096 size=4\n\
+                   verification time 9137 usec\nstack depth max 0\n\
+                   subprog 0 (connect4) main insns_self 1 insns_total 1 stack 0\n\
+                   subprog 1 (memset) static insns_self 0 insns_total 0 stack 0\n\
+                   processed 1 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0\n";
+        assert_eq!(
+            verdict(log).as_deref(),
+            Some("invalid bpf_context access off=4096 size=4")
+        );
     }
 
     #[test]

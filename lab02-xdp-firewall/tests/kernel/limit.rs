@@ -102,8 +102,9 @@ fn assert_cut_to(passed: u64, per_second: u64, burst: u64, flood: &Flood, what: 
 fn two_cpus_never_take_the_same_token() {
     // Without a pause, and the most of what passes at the beginning, when both take at every packet: where they would
     // meet, were there no lock. The bucket is empty long before the end and never full again, so nothing is left over.
+    // One emulated CPU alone, when the other is done, still sends more than the rate.
     const RUNS: u32 = 4_000_000;
-    let (rate, burst) = (200_000_u32, 2_000_000_u32);
+    let (rate, burst) = (50_000_u32, 2_000_000_u32);
     let program = Program::with(&policy(&format!("--rate-limit {rate} --burst {burst}")));
     let frame = packets::ethernet().ipv4("10.1.2.3", "192.0.2.1").udp(1, 9).build();
     let start = Instant::now();

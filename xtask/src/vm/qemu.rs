@@ -131,9 +131,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Long enough for a slow machine without hardware virtualization: in silence a single test goes on.
+    /// Long enough for a slow machine without hardware virtualization: in silence a single test goes on, whose own
+    /// patience ends before, so that it can say what it has waited for.
     pub const USUAL: Self = Self {
-        silence: Duration::from_mins(3),
+        silence: Duration::from_mins(7),
         whole: Duration::from_mins(30),
     };
 }

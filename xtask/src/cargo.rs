@@ -59,6 +59,23 @@ pub fn build<A: AsRef<OsStr>>(workspace: &Workspace, what: &str, args: &[A]) -> 
     Ok(Built::parse(&String::from_utf8_lossy(&output.stdout)))
 }
 
+/// Builds the programs of these packages of the workspace; `args` are further ones for `cargo build`.
+///
+/// All packages are named to cargo, and only the programs chosen: libraries are then built with the features that any of
+/// the packages wants, as they are for the tests, and not once more for each program.
+pub fn build_programs(workspace: &Workspace, what: &str, names: &[&str], args: &[&str]) -> Result<Built> {
+    let packages = packages(workspace)?;
+    let mut all = vec!["build"];
+    all.extend(args);
+    for package in packages.iter().filter(|package| package.is_default) {
+        all.extend(["--package", &package.name]);
+        if names.contains(&package.name.as_str()) {
+            all.extend(package.programs().flat_map(|program| ["--bin", program]));
+        }
+    }
+    build(workspace, what, &all)
+}
+
 impl Built {
     fn parse(messages: &str) -> Self {
         let mut built = Self::default();
@@ -139,6 +156,12 @@ pub struct Package {
 }
 
 impl Package {
+    /// The names of its programs.
+    fn programs(&self) -> impl Iterator<Item = &str> {
+        let is_program = |target: &&(String, String)| target.0 == "bin";
+        self.targets.iter().filter(is_program).map(|(_, name)| name.as_str())
+    }
+
     /// Whether it has a target of this kind and name.
     pub fn has_target(&self, kind: &str, name: &str) -> bool {
         self.targets.iter().any(|target| target.0 == kind && target.1 == name)

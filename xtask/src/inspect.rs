@@ -71,8 +71,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         return on_kernels(workspace, options, kernel, &labs);
     }
     let lab = labs.first().context("there are no labs")?;
-    let args = ["build", "--package", &lab.name, "--package", "inspect"];
-    let built = cargo::build(workspace, &lab.name, &args)?;
+    let built = cargo::build_programs(workspace, &lab.name, &[&lab.name, "inspect"], &[])?;
     let object = object_in(built.out_dir(&lab.name)?, &lab.name, options.object.as_deref())?;
     let inspect = built.program("inspect")?;
     let args = options.args(&object);
@@ -82,9 +81,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
 /// Has the verifiers of other kernels judge the labs' objects, and compares that with the record or writes it there.
 fn on_kernels(workspace: &Workspace, options: &Options, kernel: &str, labs: &[Lab]) -> Result<ExitCode> {
     let machines = vm::Lab::obtain(workspace, kernel, None)?;
-    let mut args = vec!["build", "--package", "inspect"];
-    args.extend(labs.iter().flat_map(|lab| ["--package", &lab.name]));
-    let built = cargo::build(workspace, "what is to be inspected", &args)?;
+    let mut programs = vec!["inspect"];
+    programs.extend(labs.iter().map(|lab| lab.name.as_str()));
+    let built = cargo::build_programs(workspace, "what is to be inspected", &programs, &[])?;
     let mut objects = Vec::new();
     for lab in labs {
         objects.extend(objects_in(built.out_dir(&lab.name)?)?);

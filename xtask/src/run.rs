@@ -94,11 +94,9 @@ fn is_short_iface(arg: &str) -> bool {
 }
 
 fn build(workspace: &Workspace, lab: &Lab, with_testbed: bool) -> Result<cargo::Built> {
-    let mut args = vec!["build", "--package", &lab.name];
-    if with_testbed {
-        args.extend(["--package", "testbed"]);
-    }
-    cargo::build(workspace, &lab.name, &args)
+    let programs = [lab.name.as_str(), "testbed"];
+    let programs = if with_testbed { &programs[..] } else { &programs[..1] };
+    cargo::build_programs(workspace, &lab.name, programs, &[])
 }
 
 fn testbed_args(lab: &Lab, program: &Path, args: &[OsString]) -> Vec<OsString> {

@@ -104,8 +104,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
 }
 
 /// Runs the tests on the kernel in a virtual machine; those of the host do not depend on the kernel.
-fn run_in_vm(workspace: &Workspace, options: &Options, kernel: &str, packages: &[Package]) -> Result<ExitCode> {
-    let mut packages: Vec<_> = packages
+fn run_in_vm(workspace: &Workspace, options: &Options, kernel: &str, selected: &[Package]) -> Result<ExitCode> {
+    let mut packages: Vec<_> = selected
         .iter()
         .filter(|package| package.has_target("test", KERNEL))
         .cloned()
@@ -122,12 +122,15 @@ fn run_in_vm(workspace: &Workspace, options: &Options, kernel: &str, packages: &
     }
     let lab = vm::Lab::obtain(workspace, kernel, options.modules.as_deref())?;
     let mut args = vec!["test", "--no-run", "--test", KERNEL];
-    args.extend(package_args(&packages));
+    // All of them, as for the tests on this machine, so that nothing is built with other features than for those.
+    args.extend(package_args(selected));
     let built = cargo::build(workspace, "what is to be tested", &args)?;
+    let is_wanted = |test: &&Executable| packages.iter().any(|package| package.name == test.package);
     let tests: Vec<_> = built
         .executables
         .iter()
         .filter(|program| is_kernel_test(program))
+        .filter(is_wanted)
         .collect();
     let what = vm::What {
         tests: &tests,

@@ -9,7 +9,7 @@ use std::{
     process::Stdio,
 };
 
-use project::{Ended, Project, run};
+use project::{Ended, NO_PACKAGES, Project, run};
 
 const PROGRAM: (&str, &str, &str, &str) = ("lab01-count-packets", "bin", "lab01-count-packets", "lab01");
 const TESTBED: (&str, &str, &str, &str) = ("testbed", "bin", "testbed", "testbed");
@@ -212,7 +212,11 @@ fn a_user_without_sudo_is_told_so_in_one_line_before_anything_is_built() {
 #[test]
 fn a_lab_that_does_not_build_ends_with_one_line_below_the_compilers() {
     let project = Project::new();
-    project.script("bin/cargo", "echo 'error[E0308]: mismatched types' >&2; exit 101");
+    let builds = "echo 'error[E0308]: mismatched types' >&2; exit 101";
+    project.script(
+        "bin/cargo",
+        &format!("[ \"$1\" = metadata ] && echo {NO_PACKAGES} && exit; {builds}"),
+    );
     let ended = run(project.xtask_as_user(&["run", "lab01", "--", "--help"]));
     assert_eq!(ended.status, Some(1));
     assert_eq!(

@@ -144,12 +144,12 @@ impl Block {
     /// The file's text: the command as it is typed, and what it prints now.
     fn regenerate(&self, workspace: &Workspace) -> Result<String> {
         if !self.build.is_empty() {
-            let mut args = vec!["build", "--quiet"];
+            let packages: Vec<_> = self.build.iter().map(String::as_str).collect();
+            let mut args = vec!["--quiet"];
             if self.command.contains("target/release/") {
                 args.push("--release");
             }
-            args.extend(self.build.iter().flat_map(|package| ["--package", package]));
-            cargo::build(workspace, &self.build.join(", "), &args)?;
+            cargo::build_programs(workspace, &packages.join(", "), &packages, &args)?;
         }
         let printed = self.run(workspace)?;
         Ok(format!("$ {}\n{}", self.command, self.normalise(&printed)?))

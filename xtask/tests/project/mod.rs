@@ -17,6 +17,9 @@ pub struct Project {
     folder: TempDir,
 }
 
+/// What `cargo metadata` prints of a workspace in which nothing is, as an argument for the shell.
+pub const NO_PACKAGES: &str = r#"'{"packages":[],"workspace_default_members":[]}'"#;
+
 impl Project {
     /// With the labs 01 and 02, and with all installed that building them needs.
     pub fn new() -> Self {
@@ -90,7 +93,7 @@ impl Project {
         self.script(
             "bin/cargo",
             &format!(
-                "case \"$1 $2\" in 'build '*|'test --no-run') cat {} ;; {otherwise} esac",
+                "case \"$1 $2\" in 'build '*|'test --no-run') cat {} ;; {otherwise} 'metadata '*) echo {NO_PACKAGES} ;; esac",
                 messages.display()
             ),
         );

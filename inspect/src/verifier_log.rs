@@ -58,11 +58,13 @@ fn is_of_function(line: &str) -> bool {
     line.starts_with("subprog ") && line.contains(" insns_total ")
 }
 
-/// Why the verifier rejected a program: the last lines before its statistics.
+/// Why the verifier rejected a program: the last lines before its statistics, and before the report in which Linux 7.3
+/// explains it at length.
 pub fn rejection(log: &str) -> Vec<String> {
     const SHOWN: usize = 6;
     let lines: Vec<_> = log
         .lines()
+        .take_while(|line| !line.starts_with("Verification failed: "))
         .map(str::trim_end)
         .filter(|line| {
             !line.is_empty()
@@ -120,6 +122,9 @@ mod tests {
     fn a_rejection_is_told_by_the_last_lines_before_the_figures() {
         let log = format!("0: (b7) r0 = 0\n1: (61) r2 = *(u32 *)(r1 +4)\ninvalid access to packet\n{LOG}");
         assert_eq!(rejection(&log).last().unwrap(), "invalid access to packet");
+        let log =
+            format!("invalid access to packet\nVerification failed: Memory Safety\nSuggestion:\n  A check.\n{LOG}");
+        assert_eq!(rejection(&log), ["invalid access to packet"]);
         assert_eq!(rejection(LOG), [] as [&str; 0]);
     }
 }

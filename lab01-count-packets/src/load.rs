@@ -255,9 +255,12 @@ fn explain_refusal(what: String, release: &str) -> LoadError {
     }
 }
 
-/// The line of a verifier log that says what is wrong: the last one before its closing statistics.
+/// The line of a verifier log that says what is wrong: the last one before its closing statistics, and before the report
+/// of several lines in which Linux 7.3 explains it.
 fn verdict(log: &str) -> Option<String> {
-    log.lines()
+    log.split("\nVerification failed: ")
+        .next()?
+        .lines()
         .rev()
         .map(str::trim)
         .find(|line| !line.is_empty() && !is_statistics(line))
@@ -322,6 +325,16 @@ mod tests {
             verdict(log).as_deref(),
             Some("invalid bpf_context access off=4096 size=4")
         );
+    }
+
+    #[test]
+    fn the_report_of_linux_7_3_comes_after_the_verdict() {
+        let log = "1: (71) r0 = *(u8 *)(r2 +0)\ninvalid access to packet, off=0 size=1, R2(id=0,off=0,r=0)\n\
+                   R2 min value is outside of the allowed memory range\n\
+                   Verification failed: Memory Safety: Access outside bounds\nSuggestion:\n  Add or adjust a bounds check\n\
+                   processed 2 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0\n";
+        let expected = "R2 min value is outside of the allowed memory range";
+        assert_eq!(verdict(log).as_deref(), Some(expected));
     }
 
     #[test]

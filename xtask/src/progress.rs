@@ -87,7 +87,9 @@ impl Lines {
         let error = line
             .strip_prefix("error: ")
             .or_else(|| line.strip_prefix("E: "))
-            .or_else(|| line.starts_with("error[").then_some(line));
+            .or_else(|| line.starts_with("error[").then_some(line))
+            // As tar says it inside dpkg-deb, which only says that tar has failed.
+            .or_else(|| line.ends_with("No space left on device").then_some(line));
         if let Some(error) = error {
             // The first one: what follows is mostly its consequence.
             self.error.get_or_insert_with(|| error.to_owned());
@@ -196,6 +198,15 @@ mod tests {
         let error = run("building", &mut shell(script), &log).unwrap_err().to_string();
         let expected = format!("building failed: no linker (all of its output is in {})", log.display());
         assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn a_full_disk_is_the_cause_and_not_what_comes_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "echo 'tar: ./boot: Cannot write: No space left on device'; echo 'tar has failed'; exit 2";
+        let error = run("unpacking", &mut shell(script), &folder.path().join("step")).unwrap_err();
+        let expected = "unpacking failed: tar: ./boot: Cannot write: No space left on device (";
+        assert!(error.to_string().starts_with(expected), "{error}");
     }
 
     #[test]

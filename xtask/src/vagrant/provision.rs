@@ -9,11 +9,14 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::tree::Tree;
-use crate::{apt::Mirrors, machine::Machine, toolchain::Toolchain, workspace::Workspace};
+use crate::{apt::Mirrors, cargo, machine::Machine, toolchain::Toolchain, workspace::Workspace};
 
 /// What is not as it should be, a line each.
 pub fn twice(tree: &Tree, workspace: &Workspace) -> Result<Vec<String>> {
     let mirrors = Mirrors::of_this_machine()?;
+    // Where it is out of date, the fresh Debian would build it anew in the same folder, against a C library that is newer
+    // than this machine's, which could not run it any more.
+    cargo::build(workspace, "xtask", &["build", "--package", "xtask"])?;
     let toolchain = Toolchain::of(&Machine::here())?;
     let cargo_home = cargo_home()?;
     let root = workspace.root();

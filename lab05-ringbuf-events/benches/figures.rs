@@ -19,7 +19,7 @@ use aya::programs::Xdp;
 use lab01_count_packets::{load, outcome, output::Tell as _, text::grouped};
 use lab02_xdp_firewall::policy::Policy;
 use lab05_ringbuf_events::{
-    channels::{Channels, ChannelsReport},
+    channels::{ChannelLine, Channels, ChannelsReport},
     clock::boot_ns,
     reader::record_in,
     watch::{Sizes, Watch},
@@ -190,27 +190,8 @@ impl Shown for Beside {
     }
 
     fn markdown(&self) -> String {
-        let heads = [
-            "channel",
-            "delivered",
-            "lost",
-            "send ns",
-            "wake-ups",
-            "p50 µs",
-            "p99 µs",
-        ];
-        let rows = self.0.channels.iter().map(|line| {
-            markdown_row(&[
-                line.channel.to_owned(),
-                grouped(line.delivered),
-                grouped(line.lost),
-                grouped(line.send_ns),
-                grouped(line.wake_ups),
-                format!("{:.1}", line.latency_p50_us),
-                format!("{:.1}", line.latency_p99_us),
-            ])
-        });
-        markdown_heads(&heads) + &rows.collect::<String>()
+        let rows = self.0.channels.iter().map(|line| markdown_row(&line.cells()));
+        markdown_heads(&ChannelLine::HEADS) + &rows.collect::<String>()
     }
 
     fn json(&self) -> String {

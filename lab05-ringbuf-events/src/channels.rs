@@ -326,27 +326,37 @@ fn offset_in(format: &str, name: &str) -> Option<u32> {
     offset.parse().ok()
 }
 
+impl ChannelLine {
+    /// The heads of the columns that [`cells`](Self::cells) stand in.
+    pub const HEADS: [&'static str; 7] = [
+        "channel",
+        "delivered",
+        "lost",
+        "send ns",
+        "wake-ups",
+        "p50 µs",
+        "p99 µs",
+    ];
+
+    /// As a row of a table.
+    pub fn cells(&self) -> Vec<String> {
+        vec![
+            self.channel.to_owned(),
+            grouped(self.delivered),
+            grouped(self.lost),
+            grouped(self.send_ns),
+            grouped(self.wake_ups),
+            format!("{:.1}", self.latency_p50_us),
+            format!("{:.1}", self.latency_p99_us),
+        ]
+    }
+}
+
 impl Tell for ChannelsReport {
     fn table(&self) -> Vec<String> {
-        let mut table = Table::new(&[
-            "channel",
-            "delivered",
-            "lost",
-            "send ns",
-            "wake-ups",
-            "p50 µs",
-            "p99 µs",
-        ]);
+        let mut table = Table::new(&ChannelLine::HEADS);
         for line in &self.channels {
-            table.row(vec![
-                line.channel.to_owned(),
-                grouped(line.delivered),
-                grouped(line.lost),
-                grouped(line.send_ns),
-                grouped(line.wake_ups),
-                format!("{:.1}", line.latency_p50_us),
-                format!("{:.1}", line.latency_p99_us),
-            ]);
+            table.row(line.cells());
         }
         let mut lines = vec![
             format!("packets received, told over two channels, {} s", self.elapsed_ms / 1000),

@@ -15,19 +15,16 @@ use proptest::prelude::*;
 
 const HASH_KEY: [u64; 2] = [0x1234_5678_9abc_def1, 0x0fed_cba9_8765_4321];
 
-fn key(number: u32) -> FlowKey {
+fn tcp(client: u32, client_port: u16, server: u32, server_port: u16) -> FlowKey {
     let end = |address: u32, port| Endpoint {
         address: Address::from_ipv4(address.to_be_bytes()),
         port,
     };
-    FlowKey::new(
-        4,
-        6,
-        end(0x0a00_0000 | number, 1000 + (number % 50_000) as u16),
-        end(0xc000_0201, 443),
-        0,
-    )
-    .0
+    FlowKey::new(4, 6, end(client, client_port), end(server, server_port), 0).0
+}
+
+fn key(number: u32) -> FlowKey {
+    tcp(0x0a00_0000 | number, 1000 + (number % 50_000) as u16, 0xc000_0201, 443)
 }
 
 fn flow(number: u32, expires_ns: u64) -> Flow {
@@ -132,19 +129,79 @@ proptest! {
 }
 
 #[test]
-fn as_many_flows_as_were_asked_for_fit_but_for_few() {
+fn eight_in_ten_thousand_flows_find_their_bucket_full_in_a_table_filled_to_its_number() {
     // Twice as many places as flows, as the loader makes them.
     const FLOWS: u32 = 100_000;
+    const TABLES: u32 = 24;
     let buckets = FLOWS * 2 / WAYS as u32;
-    let memory = Memory::new(buckets);
-    let evicted = (0..FLOWS)
-        .filter(|number| insert(&memory, place(*number, buckets), &flow(*number, 1000), 1) == Inserted::Evicted)
-        .count();
-    assert_eq!(memory.flows().len() + evicted, FLOWS as usize);
-    assert!(
-        evicted < FLOWS as usize / 1000,
-        "{evicted} of {FLOWS} found their bucket full"
-    );
+    let mut random = testbed::spread::numbers(2);
+    let mut evicted = 0;
+    for _ in 0..TABLES {
+        let memory = Memory::new(buckets);
+        let hash_key = std::array::from_fn(|_| random.next().unwrap());
+        let of_this = (0..FLOWS).filter(|number| {
+            let place = Place::of(key(*number).hash(hash_key), buckets);
+            insert(&memory, place, &flow(*number, 1000), 1) == Inserted::Evicted
+        });
+        let of_this = of_this.count();
+        assert_eq!(memory.flows().len() + of_this, FLOWS as usize);
+        evicted += of_this;
+    }
+    // Eight flows a bucket on average, and what exceeds sixteen by Poisson's distribution: 0.000795 of them.
+    let of_all = evicted as f64 / f64::from(FLOWS * TABLES);
+    assert!((0.00072..0.00088).contains(&of_all), "{of_all}");
+}
+
+/// The key of the flow with a number.
+type Numbered = fn(u32) -> FlowKey;
+
+/// Flows as networks have them: neighbouring addresses and ports, on one side or on both.
+const NEIGHBOURS: [(&str, Numbered); 5] = [
+    ("clients of one server", |n| {
+        tcp(0x0a00_0000 + n, 1000, 0xc000_0201, 443)
+    }),
+    ("ports of one client", |n| {
+        tcp(0x0a00_0001 + n / 50_000, 1000 + (n % 50_000) as u16, 0xc000_0201, 443)
+    }),
+    ("16 clients, many servers", |n| {
+        tcp(0x0a00_0000 + n % 16, 1000, 0xc000_0000 + n / 16, 443)
+    }),
+    ("1000 clients, 100 servers", |n| {
+        tcp(0x0a00_0000 + n % 1000, 1000, 0xc000_0000 + n / 1000, 443)
+    }),
+    ("both ports", |n| {
+        tcp(
+            0x0a00_0001,
+            1000 + (n % 1000) as u16,
+            0xc000_0201,
+            2000 + (n / 1000) as u16,
+        )
+    }),
+];
+
+#[test]
+fn neighbouring_flows_fill_the_buckets_as_chance_would_whatever_the_key_of_the_hash() {
+    const FLOWS: u32 = 100_000;
+    const BUCKETS: u32 = FLOWS * 2 / WAYS as u32;
+    let mut random = testbed::spread::numbers(1);
+    for (flows, key) in NEIGHBOURS {
+        for _ in 0..24 {
+            let hash_key = std::array::from_fn(|_| random.next().unwrap());
+            let mut loads = vec![0_u32; BUCKETS as usize];
+            for number in 0..FLOWS {
+                loads[Place::of(key(number).hash(hash_key), BUCKETS).bucket as usize] += 1;
+            }
+            // Pearson's test: by chance the sum is about as large as there are buckets, and the standard deviation of
+            // its quotient is `sqrt(2 / BUCKETS)`, 0.013.
+            let mean = f64::from(FLOWS) / f64::from(BUCKETS);
+            let squares = loads.iter().map(|load| (f64::from(*load) - mean).powi(2) / mean);
+            let quotient = squares.sum::<f64>() / f64::from(BUCKETS - 1);
+            assert!(
+                (0.94..1.06).contains(&quotient),
+                "{flows}: {quotient} of what chance makes, with the key {hash_key:x?}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -25,17 +25,12 @@ use lab05_ringbuf_events::{
     watch::{Sizes, Watch},
 };
 use lab05_ringbuf_events_common::decision::{Decision, Settings};
-use nix::{
-    errno::Errno,
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
-};
 use serde::Serialize;
 use testbed::{
     Host,
     bpf::{ProgramType, TestRun, empty_program, test_run},
-    figures::{self, Options, Shown},
-    packets, stay_on_cpu,
+    figures::{self, Options, Shown, markdown_table},
+    packets, see_tracefs, stay_on_cpu,
     traffic::Flood,
 };
 
@@ -58,17 +53,6 @@ fn main() -> ExitCode {
             .context("the runtime cannot be started")
             .and_then(|runtime| runtime.block_on(run(&options))),
     )
-}
-
-/// Has this program see tracefs, also where the machine has it not mounted.
-fn see_tracefs() -> nix::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let (none, tracefs, folder) = (None::<&str>, Some("tracefs"), "/sys/kernel/tracing");
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    match mount(tracefs, folder, tracefs, MsFlags::empty(), none) {
-        Err(Errno::EBUSY) => Ok(()),
-        mounted => mounted,
-    }
 }
 
 async fn run(options: &Options) -> Result<()> {
@@ -172,8 +156,7 @@ impl Shown for Delivery {
     }
 
     fn markdown(&self) -> String {
-        let lines: String = self.cells().map(|cells| markdown_row(&cells)).collect();
-        format!("{}\n\n{}{lines}", self.note(), markdown_heads(&DELIVERY_HEADS))
+        format!("{}\n\n{}", self.note(), markdown_table(&DELIVERY_HEADS, self.cells()))
     }
 
     fn json(&self) -> String {
@@ -190,21 +173,12 @@ impl Shown for Beside {
     }
 
     fn markdown(&self) -> String {
-        let rows = self.0.channels.iter().map(|line| markdown_row(&line.cells()));
-        markdown_heads(&ChannelLine::HEADS) + &rows.collect::<String>()
+        markdown_table(&ChannelLine::HEADS, self.0.channels.iter().map(ChannelLine::cells))
     }
 
     fn json(&self) -> String {
         self.0.json()
     }
-}
-
-fn markdown_heads(heads: &[&str]) -> String {
-    format!("| {} |\n|---{}|\n", heads.join(" | "), "|---:".repeat(heads.len() - 1))
-}
-
-fn markdown_row(cells: &[String]) -> String {
-    format!("| {} |\n", cells.join(" | "))
 }
 
 /// How many packets are sent to compare channels.

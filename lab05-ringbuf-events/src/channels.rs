@@ -339,8 +339,8 @@ impl ChannelLine {
     ];
 
     /// As a row of a table.
-    pub fn cells(&self) -> Vec<String> {
-        vec![
+    pub fn cells(&self) -> [String; 7] {
+        [
             self.channel.to_owned(),
             grouped(self.delivered),
             grouped(self.lost),
@@ -356,7 +356,7 @@ impl Tell for ChannelsReport {
     fn table(&self) -> Vec<String> {
         let mut table = Table::new(&ChannelLine::HEADS);
         for line in &self.channels {
-            table.row(line.cells());
+            table.row(line.cells().into());
         }
         let mut lines = vec![
             format!("packets received, told over two channels, {} s", self.elapsed_ms / 1000),

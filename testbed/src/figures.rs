@@ -257,12 +257,8 @@ impl Shown for Figures {
     }
 
     fn markdown(&self) -> String {
-        let mut text = format!("Medians of {} rounds on {}.\n\n", self.rounds, self.machine);
-        let _ = writeln!(text, "| {} |\n|---|---:|---:|---:|---:|", self.heads().join(" | "));
-        for row in self.cells() {
-            let _ = writeln!(text, "| {} |", row.join(" | "));
-        }
-        text
+        let table = markdown_table(&self.heads(), self.cells());
+        format!("Medians of {} rounds on {}.\n\n{table}", self.rounds, self.machine)
     }
 
     fn json(&self) -> String {
@@ -284,13 +280,25 @@ impl Shown for Durations {
     }
 
     fn markdown(&self) -> String {
-        let lines = self.rows.iter().map(|(name, ms)| format!("| {name} | {ms:.1} |\n"));
-        format!("| | milliseconds |\n|---|---:|\n{}", lines.collect::<String>())
+        let rows = self.rows.iter().map(|(name, ms)| [name.clone(), format!("{ms:.1}")]);
+        markdown_table(&["", "milliseconds"], rows)
     }
 
     fn json(&self) -> String {
         serde_json::to_string_pretty(self).expect("durations have no map with keys that JSON lacks")
     }
+}
+
+/// A table for the book: names on the left, numbers on the right.
+pub fn markdown_table<const N: usize>(
+    heads: &[impl AsRef<str>; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let heads = heads.each_ref().map(|head| head.as_ref().to_owned());
+    let line = |cells: [String; N]| format!("| {} |\n", cells.join(" | "));
+    let ruler = format!("|---{}|\n", "|---:".repeat(N.saturating_sub(1)));
+    let rows: String = rows.into_iter().map(line).collect();
+    line(heads) + &ruler + &rows
 }
 
 /// What is measured on, without a date and without a name.

@@ -53,6 +53,7 @@ mod process;
 pub mod spread;
 mod switch;
 mod terminal;
+mod tracefs;
 pub mod traffic;
 mod wait;
 
@@ -68,4 +69,5 @@ pub use process::{Finished, Running, copy_program, spawn};
 pub use spread::Spread;
 pub use switch::Switch;
 pub use terminal::Terminal;
+pub use tracefs::{TRACEFS, see_tracefs};
 pub use wait::{SLOWNESS, patience};

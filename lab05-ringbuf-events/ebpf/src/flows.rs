@@ -5,8 +5,9 @@ use aya_ebpf::{
     btf_maps::LruHashMap,
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-        generated::{bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns},
+        generated::{bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns, bpf_sk_fullsock},
     },
+    programs::SkBuffContext,
 };
 use lab05_ringbuf_events_common::flow::{FlowCounters, FlowKey, Opened, Owner};
 
@@ -20,6 +21,29 @@ pub enum Way {
     /// It is sent.
     Out,
 }
+
+/// `SOCK_RAW`: `include/linux/net.h`.
+const SOCK_RAW: u32 = 3;
+
+// ANCHOR: raw
+/// Whether a packet that is sent leaves through a raw socket.
+///
+/// One of TCP then is no packet of the connection's own socket. Where nobody made that raw socket, it is the kernel's:
+/// by it are answered what comes for a port where nobody listens, and for a connection in TIME-WAIT
+/// (`net/ipv4/tcp_ipv4.c`, `tcp_v4_send_reset` and `tcp_v4_send_ack`).
+#[inline(always)]
+pub fn leaves_through_raw_socket(ctx: &SkBuffContext) -> bool {
+    // SAFETY: the context lives as long as the program runs.
+    let socket = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: the helper takes what is not null, and returns null for a socket without a type.
+    let socket = unsafe { bpf_sk_fullsock(socket) };
+    // SAFETY: a socket lives as long as its packet.
+    !socket.is_null() && unsafe { (*socket).type_ } == SOCK_RAW
+}
+// ANCHOR_END: raw
 
 /// Counts a packet of `bytes` bytes for its flow, which is added at its first packet; false if there was no room.
 #[inline(always)]

@@ -23,6 +23,7 @@ use lab02_xdp_firewall_common::{
         tree::{NodeV4, NodeV6},
     },
     slots::SLOTS as POLICY_SLOTS,
+    transport::TCP,
 };
 use lab02_xdp_firewall_ebpf::SharedBucket;
 use lab04_cgroup_policy_ebpf::{IpPacket, destination4, destination6};
@@ -34,7 +35,7 @@ use lab05_ringbuf_events_common::{
     tuple::FiveTuple,
 };
 use lab05_ringbuf_events_ebpf::{
-    flows::{Way, count_flow, current_process},
+    flows::{Way, count_flow, current_process, leaves_through_raw_socket},
     processes::{KernelObject, Told},
     records::{Events, Runs},
 };
@@ -142,7 +143,9 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
     };
     match read_tuple(&ctx, &mut key) {
         Read::Packet(tcp_flags) => {
-            count(&ctx, &key, tcp_flags, Way::Out);
+            if !is_sent_by_kernel(&ctx, &key) {
+                count(&ctx, &key, tcp_flags, Way::Out);
+            }
             decide_about_packet(&ctx, &key)
         }
         Read::Malformed(index) => decide_about_malformed(&ctx, index),
@@ -301,6 +304,13 @@ fn read_ip(ctx: &SkBuffContext, tuple: &mut FiveTuple, ip_version: u8) -> u32 {
         }
         Err(malformed) => MALFORMED | malformed.index(),
     }
+}
+
+/// Whether the kernel sends a packet in nobody's name, which is no flow: else whoever knocks at ports where nobody listens
+/// would push out the flows of others.
+#[inline(always)]
+fn is_sent_by_kernel(ctx: &SkBuffContext, key: &FlowKey) -> bool {
+    key.tuple.protocol == TCP && leaves_through_raw_socket(ctx) && OWNERS.get_ptr(key.cookie).is_none()
 }
 
 #[inline(never)]

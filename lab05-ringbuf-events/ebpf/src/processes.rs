@@ -50,9 +50,9 @@ impl<const RING: usize> Told<'_, RING> {
         // Asked once whether there is an entry, here as in `send`: Linux 5.10 and 6.1 forget the answer, and hold that a
         // second time it may be another.
         let Some(mut entry) = self.ring.reserve_untyped::<Exec>(0) else {
-            return self.count_lost(Deed::Exec);
+            return self.keep_books(Deed::Exec, Was::Lost);
         };
-        self.count_emitted(Deed::Exec);
+        self.keep_books(Deed::Exec, Was::Told);
         let exec = entry.as_mut_ptr();
         let mut event = event(Deed::Exec, task, offsets);
         event.parent = task.follow(offsets.task_real_parent).read(offsets.task_tgid);
@@ -109,34 +109,37 @@ impl<const RING: usize> Told<'_, RING> {
     #[inline(always)]
     fn send(&self, deed: Deed, event: ProcessEvent) {
         let Some(mut entry) = self.ring.reserve(0) else {
-            return self.count_lost(deed);
+            return self.keep_books(deed, Was::Lost);
         };
-        self.count_emitted(deed);
+        self.keep_books(deed, Was::Told);
         entry.write(event);
         entry.submit(0);
     }
 
     #[inline(always)]
-    fn count_emitted(&self, deed: Deed) {
-        if let Some(tally) = self.tallies.get_ptr_mut(deed as u32) {
-            // SAFETY: the value lies in the map for as long as the map does.
-            unsafe {
-                add_one(&raw mut (*tally).decisions, Runs::Interruptible);
-                add_one(&raw mut (*tally).emitted, Runs::Interruptible);
-            }
+    fn keep_books(&self, deed: Deed, was: Was) {
+        let Some(tally) = self.tallies.get_ptr_mut(deed as u32) else {
+            return;
+        };
+        // SAFETY: the value lies in the map for as long as the map does.
+        unsafe {
+            let line = match was {
+                Was::Told => &raw mut (*tally).emitted,
+                Was::Lost => &raw mut (*tally).lost,
+            };
+            add_one(&raw mut (*tally).decisions, Runs::Interruptible);
+            add_one(line, Runs::Interruptible);
         }
     }
+}
 
-    #[inline(always)]
-    fn count_lost(&self, deed: Deed) {
-        if let Some(tally) = self.tallies.get_ptr_mut(deed as u32) {
-            // SAFETY: as above.
-            unsafe {
-                add_one(&raw mut (*tally).decisions, Runs::Interruptible);
-                add_one(&raw mut (*tally).lost, Runs::Interruptible);
-            }
-        }
-    }
+/// What became of a record.
+#[derive(Clone, Copy)]
+enum Was {
+    /// There was room for it.
+    Told,
+    /// There was none.
+    Lost,
 }
 
 /// What is the same for all deeds.

@@ -2,13 +2,8 @@
 
 use std::{os::unix::process::CommandExt as _, path::Path, process::Command};
 
-use nix::{
-    errno::Errno,
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
-};
 use serde_json::Value;
-use testbed::{Cgroup, Host, Result, Running, harness::unsupported, packets, traffic};
+use testbed::{Cgroup, Host, Result, Running, TRACEFS, harness::unsupported, packets, see_tracefs, traffic};
 
 use crate::{
     actor,
@@ -26,30 +21,7 @@ testbed::listed_tests![
 /// Has a command see tracefs, which is mounted for it alone where it is not there.
 fn with_tracefs(command: &mut Command) {
     // SAFETY: between fork and exec system calls are made, with what is there already.
-    unsafe {
-        command.pre_exec(|| {
-            unshare(CloneFlags::CLONE_NEWNS)?;
-            mount(
-                None::<&str>,
-                "/",
-                None::<&str>,
-                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-                None::<&str>,
-            )?;
-            let mounted = mount(
-                Some("tracefs"),
-                "/sys/kernel/tracing",
-                Some("tracefs"),
-                MsFlags::empty(),
-                None::<&str>,
-            );
-            match mounted {
-                // Linux 5.10 says so where it is there already.
-                Ok(()) | Err(Errno::EBUSY) => Ok(()),
-                Err(error) => Err(error.into()),
-            }
-        });
-    }
+    unsafe { command.pre_exec(|| Ok(see_tracefs()?)) };
 }
 
 fn last(running: &Running) -> Value {
@@ -61,7 +33,7 @@ fn last(running: &Running) -> Value {
 }
 
 fn both_channels_tell_of_the_same_packets() -> Result {
-    if !Path::new("/sys/kernel/tracing").is_dir() {
+    if !Path::new(TRACEFS).is_dir() {
         unsupported("the kernel has no tracefs");
     }
     let (client, server) = cable()?;

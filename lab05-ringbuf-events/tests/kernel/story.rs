@@ -1,9 +1,9 @@
 //! What processes do, what is decided about what they do, and what they send (A4, A5, A8, Z15).
 
-use std::{fs, os::unix::fs::symlink};
+use std::{fs, net::TcpListener, os::unix::fs::symlink};
 
 use serde_json::{Value, json};
-use testbed::{Cgroup, Result, Running, traffic::Server};
+use testbed::{Cgroup, End, Result, Running, traffic::Server};
 
 use crate::{
     actor,
@@ -14,6 +14,7 @@ testbed::listed_tests![
     a_process_that_starts_connects_is_denied_and_exits_is_told_line_by_line,
     flows_are_counted_to_the_byte_and_belong_to_their_process,
     both_ends_of_a_connection_on_one_host_are_flows_of_their_own,
+    what_the_kernel_answers_in_nobodys_name_is_no_flow,
     ipv6_addresses_and_ipv4_ones_written_as_such_are_blocked_like_others,
     datagrams_of_unconnected_sockets_are_blocked_too,
     in_observe_mode_nothing_is_blocked_and_all_of_it_told,
@@ -177,11 +178,69 @@ fn both_ends_of_a_connection_on_one_host_are_flows_of_their_own() -> Result {
         .iter()
         .find(|flow| flow["laddr"] == target)
         .unwrap_or_else(|| panic!("{frame:#}"));
-    assert_eq!((&outgoing["dir"], &outgoing["pid"]), (&json!("egress"), &json!(pid)));
+    assert_eq!(
+        (&outgoing["dir"], &outgoing["pid"]),
+        (&json!("egress"), &json!(pid)),
+        "{flows:#?}"
+    );
     assert_eq!(incoming["dir"], "ingress");
     assert_eq!(outgoing["laddr"], incoming["raddr"]);
     assert_ne!(outgoing["cookie"], incoming["cookie"]);
     Ok(())
+}
+
+fn what_the_kernel_answers_in_nobodys_name_is_no_flow() -> Result {
+    let (client, _server) = cable()?;
+    let cgroup = Cgroup::new("nobody")?;
+    let listener = client.host.run(|| TcpListener::bind("127.0.0.1:0")).unwrap();
+    let target = listener.local_addr().unwrap();
+    let closed = format!("127.0.0.1:{}", target.port() ^ 1);
+    let lab = Lab::start(crate::lab::in_host(&client.host, &["--json", "--cgroup", "/"]));
+    let script = format!("tcp:{target} tcp:{closed}");
+    let running = Running::start(actor::command(&client, &cgroup, &script, &[]))?;
+    let (accepted, peer) = listener.accept().unwrap();
+    let pid = running.id();
+    let finished = running.wait(PATIENCE)?;
+    assert!(finished.stdout.contains("ConnectionRefused"), "{finished:?}");
+    // The client's side is closed, and its socket has gone but for what is kept to answer the far end's FIN: that answer the
+    // kernel sends by a socket of its own, as it does the reset of the port where nobody listens.
+    crate::lab::wait_until("the client's side waits for a FIN", || {
+        states_of(&client, peer.port(), target.port()) == ["05"]
+    });
+    drop(accepted);
+    crate::lab::wait_until("the far end's FIN has been answered", || {
+        states_of(&client, target.port(), peer.port()).is_empty()
+    });
+    let frame = lab.stop().frame();
+    let flows = frame["flows"].as_array().unwrap();
+    for target in [target.to_string(), closed] {
+        let outgoing: Vec<_> = flows.iter().filter(|flow| flow["raddr"] == target).collect();
+        assert_eq!(outgoing.len(), 1, "{target}: {flows:#?}");
+        assert_eq!(
+            (&outgoing[0]["dir"], &outgoing[0]["pid"]),
+            (&json!("egress"), &json!(pid)),
+            "{flows:#?}"
+        );
+    }
+    let resets = flows
+        .iter()
+        .filter(|flow| flow["laddr"] == format!("127.0.0.1:{}", target.port() ^ 1));
+    assert_eq!(resets.count(), 0, "{flows:#?}");
+    Ok(())
+}
+
+/// The states of the TCP sockets with these ports, as `/proc/net/tcp` has them: `05` is FIN-WAIT-2.
+fn states_of(end: &End, local: u16, remote: u16) -> Vec<String> {
+    let sockets = end
+        .host
+        .run(|| fs::read_to_string("/proc/thread-self/net/tcp"))
+        .unwrap();
+    let (local, remote) = (format!(":{local:04X}"), format!(":{remote:04X}"));
+    let lines = sockets
+        .lines()
+        .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let of_ports = lines.filter(|fields| fields[1].ends_with(&local) && fields[2].ends_with(&remote));
+    of_ports.map(|fields| fields[3].to_owned()).collect()
 }
 
 fn ipv6_addresses_and_ipv4_ones_written_as_such_are_blocked_like_others() -> Result {

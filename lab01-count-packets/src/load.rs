@@ -95,10 +95,19 @@ pub enum LoadError {
 ///
 /// The level of its kernel-side log lines is that of [`log::max_level`]: what would not be shown is not produced.
 pub fn load_object(object: &[u8], capacities: &[(&str, u32)]) -> Result<Ebpf, LoadError> {
+    load_object_with(object, capacities, &[])
+}
+
+/// As [`load_object`], and sets each of `globals` (the name of a static of one byte, what it shall be), which the verifier
+/// takes for constant.
+pub fn load_object_with(object: &[u8], capacities: &[(&str, u32)], globals: &[(&str, u8)]) -> Result<Ebpf, LoadError> {
     require_privileges()?;
     let log_level = log::max_level() as u8;
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &log_level, false);
+    for (name, value) in globals {
+        loader.override_global(name, value, true);
+    }
     for (map, entries) in capacities {
         loader.map_max_entries(map, *entries);
     }

@@ -17,13 +17,13 @@ use lab01_count_packets::{
 };
 use lab02_xdp_firewall::value::{PortRange, WrittenPrefix};
 use lab03_tc_egress::{
-    OBJECT, PROGRAMS,
+    PROGRAMS,
     attach::{Direction, TcAttach, TcHooks, qdiscs},
     flows::{FlowTables, heads},
     options::{BurstOption, DenyRule, ShapeOption},
     policy::Policy,
     statistics::{Counters, Names, Reporter},
-    tables::{ProgramTables, map_sizes},
+    tables::{self, ProgramTables},
 };
 
 /// Follows connections at an interface's TC hooks, in both directions; lets in only what belongs to them, denies where
@@ -216,7 +216,7 @@ async fn run(options: &RunOptions) -> Result<()> {
     warn_of_slips(options);
     let policy = policy(options);
 
-    let mut ebpf = load::load_object(OBJECT, &map_sizes(policy.max_flows))?;
+    let mut ebpf = tables::load(policy.max_flows)?;
     load::forward_log_lines(&mut ebpf).context("the programs' log lines cannot be read")?;
     for (name, _) in PROGRAMS {
         let program: &mut SchedClassifier = load::program(&mut ebpf, name, "SchedClassifier")?;

@@ -135,7 +135,7 @@ impl Policy {
         let config = Config {
             idle_ns,
             hash_key,
-            pick_up_until_ns: now_ns.saturating_add(nanoseconds(self.pick_up)),
+            pick_up_until_ns: pick_up_until_ns(self.pick_up, now_ns),
             established_buckets: buckets_for(self.max_flows),
             half_open_buckets: buckets_for(half_open_flows(self.max_flows)),
             deny_rules: deny.len() as u32,
@@ -232,6 +232,14 @@ impl Policy {
         }
         words
     }
+}
+
+/// Never, and not now, if for no time: the programs' clock is a few milliseconds behind.
+fn pick_up_until_ns(pick_up: Duration, now_ns: u64) -> u64 {
+    if pick_up.is_zero() {
+        return 0;
+    }
+    now_ns.saturating_add(nanoseconds(pick_up))
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

@@ -5,12 +5,18 @@ use std::{io, time::Duration};
 use aya::{
     Ebpf,
     maps::{Array, MapData, MapError},
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported},
 };
-use lab01_count_packets::counts::CountsError;
+use lab01_count_packets::{
+    counts::CountsError,
+    load::{LoadError, load_object_with},
+};
 use lab02_xdp_firewall::{mapped::MappedArray, statistics::take, tables::random};
 use lab03_tc_egress_common::{decide::Config, shaper::Shape, target::Target};
 use thiserror::Error;
 
+use crate::OBJECT;
 use crate::policy::{Compiled, Policy, PolicyError, buckets_for, half_open_flows};
 
 /// Why a policy did not take effect.
@@ -30,12 +36,19 @@ pub enum TablesError {
     Io(#[from] io::Error),
 }
 
-/// The sizes of the maps that remember `max_flows` flows, for [`lab01_count_packets::load::load_object`].
-pub fn map_sizes(max_flows: u32) -> [(&'static str, u32); 2] {
-    [
+/// Loads lab03's object, whose maps will remember `max_flows` flows.
+pub fn load(max_flows: u32) -> Result<Ebpf, LoadError> {
+    let sizes = [
         ("FLOWS", buckets_for(max_flows)),
         ("HALF_OPEN", buckets_for(half_open_flows(max_flows))),
-    ]
+    ];
+    load_object_with(OBJECT, &sizes, &[("COARSE_CLOCK", u8::from(has_coarse_clock()))])
+}
+
+/// Whether the kernel can tell programs the time without reading the machine's clock, Linux 5.11.
+fn has_coarse_clock() -> bool {
+    // If it cannot be found out, the exact time will do.
+    is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_ktime_get_coarse_ns).unwrap_or(false)
 }
 
 /// The tables of one loaded object.

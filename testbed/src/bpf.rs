@@ -338,6 +338,19 @@ impl Instruction {
         Self::new(0x57, to, 0, 0, value)
     }
 
+    pub(crate) const fn multiply_immediate(to: u8, value: i32) -> Self {
+        Self::new(0x27, to, 0, 0, value)
+    }
+
+    pub(crate) const fn shift_right_immediate(to: u8, bits: i32) -> Self {
+        Self::new(0x77, to, 0, 0, bits)
+    }
+
+    /// Turns the lowest four bytes from host into network order; those above become 0.
+    pub(crate) const fn to_big_endian_word(to: u8) -> Self {
+        Self::new(0xdc, to, 0, 0, 32)
+    }
+
     pub(crate) const fn load_word(to: u8, from: u8, offset: i16) -> Self {
         Self::new(0x61, to, from, offset, 0)
     }

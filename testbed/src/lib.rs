@@ -56,6 +56,7 @@ mod terminal;
 mod tracefs;
 pub mod traffic;
 mod wait;
+pub mod walk;
 
 pub use addresses::Subnet;
 pub use cgroup::{Cgroup, sweep};

@@ -191,8 +191,10 @@ pub trait Tables {
     fn half_open(&self) -> &Self::Buckets;
     /// Counts what happens to flows.
     fn tally(&self, event: FlowEvent);
-    /// Nanoseconds since boot.
+    /// Nanoseconds since boot, to a few milliseconds.
     fn now_ns(&self) -> u64;
+    /// Nanoseconds since boot.
+    fn exact_now_ns(&self) -> u64;
     /// What is listed of a port: [`ports::bit`]s.
     fn port_word(&self, port: u16) -> u32;
     /// The rule at `index`; `None` beyond the end.
@@ -444,7 +446,7 @@ impl Inspection {
 
     // ANCHOR: find_flow_key
     /// Finds the key of the flow that the packet belongs to, or that it is about, and what it says to it.
-    #[inline(never)]
+    #[inline(always)]
     fn find_flow_key<P: Packet + ?Sized>(&mut self, frame: &P) {
         let Parsed {
             headers,
@@ -508,7 +510,7 @@ impl Inspection {
         self.is_of_established_flow(tables, config) || self.is_of_half_open_flow(tables, config)
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn is_of_established_flow<T: Tables>(&mut self, tables: &T, config: &Config) -> bool {
         self.hash = self.key.hash(config.hash_key);
         let place = Place::of(self.hash, config.established_buckets);
@@ -713,9 +715,10 @@ impl Inspection {
         let ethernet_len = self.segments.wrapping_mul(self.parsed.headers.network_offset as u64);
         let cost_ns = limit.cost_ns(self.wire_len.saturating_sub(ethernet_len));
         let horizon_ns = if config.can_wait != 0 { HORIZON_NS } else { 0 };
-        match tables.departure_ns(index, self.now_ns, cost_ns, limit.burst_ns, horizon_ns) {
+        let now_ns = tables.exact_now_ns();
+        match tables.departure_ns(index, now_ns, cost_ns, limit.burst_ns, horizon_ns) {
             Some(departure_ns) => {
-                if departure_ns > self.now_ns {
+                if departure_ns > now_ns {
                     self.departure_ns = departure_ns;
                 }
                 true

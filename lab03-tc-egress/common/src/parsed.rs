@@ -35,7 +35,7 @@ impl Parsed {
 
     /// Reads `frame`, which starts with its Ethernet header; the kernel may keep an outer VLAN tag beside it. False if
     /// it is malformed.
-    #[inline(always)]
+    #[inline(never)]
     pub fn read<P: Packet + ?Sized>(&mut self, frame: &P, tag_beside: Option<u16>) -> bool {
         self.read_headers(frame)
             && self.read_vlans(frame, tag_beside)
@@ -43,7 +43,7 @@ impl Parsed {
             && self.read_transport(frame)
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn read_headers<P: Packet + ?Sized>(&mut self, frame: &P) -> bool {
         match Headers::parse(frame) {
             Ok(headers) => self.headers = headers,
@@ -80,7 +80,7 @@ impl Parsed {
     }
     // ANCHOR_END: vlans
 
-    #[inline(never)]
+    #[inline(always)]
     fn find_upper<P: Packet + ?Sized>(&mut self, frame: &P) -> bool {
         match Upper::find(frame, &self.headers) {
             Ok(upper) => self.upper = upper,
@@ -89,7 +89,7 @@ impl Parsed {
         true
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn read_transport<P: Packet + ?Sized>(&mut self, frame: &P) -> bool {
         match Transport::read(frame, &self.headers, &self.upper) {
             Ok(transport) => self.transport = transport,

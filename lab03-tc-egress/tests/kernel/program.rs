@@ -8,12 +8,12 @@ use aya::{
 };
 use lab01_count_packets::load;
 use lab03_tc_egress::{
-    OBJECT, PROGRAMS,
+    PROGRAMS,
     attach::Direction,
     flows::{Fill, FlowLine, FlowTables},
     policy::Policy,
     statistics::{Counters, Statistics},
-    tables::{ProgramTables, map_sizes},
+    tables::{self, ProgramTables},
 };
 use lab03_tc_egress_common::decide::Reason;
 use testbed::bpf::{self, TestRun};
@@ -33,7 +33,7 @@ pub struct Program {
 
 /// Loads both programs.
 pub fn load(policy: &Policy) -> Ebpf {
-    let mut ebpf = load::load_object(OBJECT, &map_sizes(policy.max_flows)).unwrap();
+    let mut ebpf = tables::load(policy.max_flows).unwrap();
     for (name, _) in PROGRAMS {
         classifier(&mut ebpf, name)
             .load()

@@ -139,6 +139,10 @@ impl Tables for World {
         self.now_ns.get()
     }
 
+    fn exact_now_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
+
     fn port_word(&self, port: u16) -> u32 {
         if self.listed.contains(&port) { u32::MAX } else { 0 }
     }

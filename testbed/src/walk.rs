@@ -1,0 +1,237 @@
+//! Test runs of TC programs over very many flows.
+//!
+//! As with [`Spread`](crate::Spread), a small program goes before the one under test, writes another address into the
+//! packet on each run, and hands over by a tail call. The addresses are not listed but computed, so that a million of
+//! them cost no memory, and take nothing of the CPU's cache from the program under test.
+
+use std::{
+    cell::Cell,
+    io,
+    net::Ipv4Addr,
+    ops::Range,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+use crate::{
+    Error, Result,
+    bpf::{self, Instruction, ProgramType, TestOutcome, TestRun},
+    packets,
+};
+
+/// The TCP ports of [`shake_hands`], of each client and of the server.
+pub const PORTS: (u16, u16) = (1000, 443);
+
+/// Has `count` clients, `first` and the ones behind it, open a connection each to `server`, which `ingress` and `egress`
+/// see: a SYN in, its answer out, an ACK in. A thousand at a time, so that the SYNs do not push each other out of a table.
+pub fn shake_hands([ingress, egress]: [BorrowedFd<'_>; 2], first: Ipv4Addr, server: Ipv4Addr, count: u32) -> Result {
+    let inwards = Walk::from(first, Differs::Source)?;
+    let outwards = Walk::from(first, Differs::Destination)?;
+    let (client_port, server_port) = PORTS;
+    let from_client = || packets::ethernet().ipv4(first, server).tcp(client_port, server_port);
+    let from_server = || packets::ethernet().ipv4(server, first).tcp(server_port, client_port);
+    let (syn, ack) = (from_client().syn().build(), from_client().ack().build());
+    let answer = from_server().syn().ack().build();
+    for begin in (0..count).step_by(1000) {
+        let numbers = begin..count.min(begin + 1000);
+        inwards.run(ingress, &syn, numbers.clone())?;
+        outwards.run(egress, &answer, numbers.clone())?;
+        inwards.run(ingress, &ack, numbers)?;
+    }
+    Ok(())
+}
+
+/// Which address of an IPv4 packet differs from run to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Differs {
+    /// The sender's.
+    Source,
+    /// The receiver's.
+    Destination,
+}
+
+impl Differs {
+    /// Behind an Ethernet header without VLAN tags.
+    fn offset(self) -> i16 {
+        match self {
+            Self::Source => 14 + 12,
+            Self::Destination => 14 + 16,
+        }
+    }
+}
+
+/// The program that goes before the one under test: one address after the other.
+#[derive(Debug)]
+pub struct Walk {
+    before: Before,
+}
+
+impl Walk {
+    /// Over addresses from `first` on.
+    pub fn from(first: Ipv4Addr, differs: Differs) -> Result<Self> {
+        Before::load(|state, next_program| program(state, next_program, first, differs, &in_turn()))
+            .map(|before| Self { before })
+    }
+
+    /// Runs `program` once for each of the addresses with these numbers, on `frame` with that address in it. 0 is the
+    /// first address.
+    pub fn run(&self, program: BorrowedFd<'_>, frame: &[u8], numbers: Range<u32>) -> Result<TestOutcome> {
+        // A run that a signal has ended begins again. It goes on with the next address, and beyond the last one nothing
+        // is run, so that each is met once.
+        self.before.set_state([numbers.start, numbers.end])?;
+        self.before.run(program, frame, numbers.end - numbers.start)
+    }
+}
+
+/// The program that goes before the one under test: addresses drawn at random.
+#[derive(Debug)]
+pub struct Draw {
+    before: Before,
+    seed: Cell<u32>,
+}
+
+impl Draw {
+    /// From `count` addresses, `first` and the ones behind it; at most 2^31 - 1.
+    pub fn from(first: Ipv4Addr, count: u32, differs: Differs) -> Result<Self> {
+        let count = i32::try_from(count).unwrap_or(i32::MAX);
+        Before::load(|state, next_program| program(state, next_program, first, differs, &at_random(count))).map(
+            |before| Self {
+                before,
+                seed: Cell::new(1),
+            },
+        )
+    }
+
+    /// Runs `program` so often, on `frame` with such an address in it.
+    pub fn run(&self, program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<TestOutcome> {
+        // Others each time, or the cache would know them.
+        let seed = self.seed.replace(self.seed.get().wrapping_mul(69_069).wrapping_add(1));
+        self.before.set_state([seed, 0])?;
+        self.before.run(program, frame, repeat)
+    }
+}
+
+/// A program and its maps.
+#[derive(Debug)]
+struct Before {
+    program: OwnedFd,
+    next_program: OwnedFd,
+    state: OwnedFd,
+}
+
+impl Before {
+    fn load(code: impl FnOnce(&OwnedFd, &OwnedFd) -> Vec<Instruction>) -> Result<Self> {
+        let load = || {
+            let (state, next_program) = (bpf::create_array(8, 1)?, bpf::create_program_array(1)?);
+            let program = bpf::load(ProgramType::SchedCls, &code(&state, &next_program))?;
+            // SAFETY: the kernel has just returned this descriptor to us alone.
+            let program = unsafe { OwnedFd::from_raw_fd(program) };
+            Ok(Self {
+                program,
+                next_program,
+                state,
+            })
+        };
+        load().map_err(|error: io::Error| Error::system("making the program that changes addresses", error))
+    }
+
+    fn set_state(&self, [first, second]: [u32; 2]) -> Result {
+        let mut value = [0; 8];
+        value[..4].copy_from_slice(&first.to_ne_bytes());
+        value[4..].copy_from_slice(&second.to_ne_bytes());
+        bpf::update_element(self.state.as_fd(), 0, &value)
+            .map_err(|error| Error::system("setting where the program that changes addresses begins", error))
+    }
+
+    fn run(&self, program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<TestOutcome> {
+        bpf::update_element(self.next_program.as_fd(), 0, &program.as_raw_fd().to_ne_bytes())
+            .map_err(|error| Error::system("putting a program behind the one that changes addresses", error))?;
+        bpf::test_run(self.program.as_fd(), TestRun::repeated(frame, repeat))
+    }
+}
+
+/// Registers, as RFC 9669 names them: results, arguments, those that calls keep, and the frame.
+const R0: u8 = 0;
+const R1: u8 = 1;
+const R2: u8 = 2;
+const R3: u8 = 3;
+const R4: u8 = 4;
+const CONTEXT: u8 = 6;
+const NUMBER: u8 = 7;
+const END: u8 = 8;
+const FRAME: u8 = 10;
+
+/// `bpf_map_lookup_elem` and `bpf_tail_call` in `enum bpf_func_id`.
+const LOOKUP: i32 = 1;
+const TAIL_CALL: i32 = 12;
+
+/// `TC_ACT_SHOT`.
+const DROP: i32 = 2;
+/// `data` and `data_end` in `struct __sk_buff`.
+const DATA: i16 = 76;
+const DATA_END: i16 = 80;
+
+/// Counts in the state, at `R0`, up to its end.
+fn in_turn() -> Vec<Instruction> {
+    use Instruction as I;
+    vec![
+        I::load_word(NUMBER, R0, 0),
+        I::load_word(END, R0, 4),
+        I::jump_if_greater(END, NUMBER, 2),
+        I::mov_immediate(R0, DROP),
+        I::exit(),
+        I::mov(R1, NUMBER),
+        I::add_immediate(R1, 1),
+        I::store_word(R0, 0, R1),
+    ]
+}
+
+/// Draws by a linear congruential generator in the state, at `R0`, of which the high bits are the better ones.
+fn at_random(count: i32) -> Vec<Instruction> {
+    use Instruction as I;
+    vec![
+        I::load_word(NUMBER, R0, 0),
+        I::multiply_immediate(NUMBER, 1_664_525),
+        I::add_immediate(NUMBER, 1_013_904_223),
+        I::store_word(R0, 0, NUMBER),
+        I::load_word(NUMBER, R0, 0),
+        I::multiply_immediate(NUMBER, count),
+        I::shift_right_immediate(NUMBER, 32),
+    ]
+}
+
+fn program(
+    state: &OwnedFd,
+    next_program: &OwnedFd,
+    first: Ipv4Addr,
+    differs: Differs,
+    number: &[Instruction],
+) -> Vec<Instruction> {
+    use Instruction as I;
+    let offset = differs.offset();
+    let mut code = vec![I::mov(CONTEXT, R1), I::store_immediate(FRAME, -4, 0)];
+    code.extend(I::load_map(R1, state));
+    code.extend([I::mov(R2, FRAME), I::add_immediate(R2, -4), I::call(LOOKUP)]);
+    code.extend([I::jump_unless_zero(R0, 2), I::mov_immediate(R0, DROP), I::exit()]);
+    code.extend(number);
+    // Into the packet, if it is long enough.
+    code.extend([
+        I::add_immediate(NUMBER, first.to_bits().cast_signed()),
+        I::to_big_endian_word(NUMBER),
+        I::load_word(R2, CONTEXT, DATA),
+        I::load_word(R3, CONTEXT, DATA_END),
+        I::mov(R4, R2),
+        I::add_immediate(R4, i32::from(offset + 4)),
+        I::jump_if_greater(R4, R3, 1),
+        I::store_word(R2, offset, NUMBER),
+    ]);
+    // On to the program under test.
+    code.push(I::mov(R1, CONTEXT));
+    code.extend(I::load_map(R2, next_program));
+    code.extend([
+        I::mov_immediate(R3, 0),
+        I::call(TAIL_CALL),
+        I::mov_immediate(R0, DROP),
+        I::exit(),
+    ]);
+    code
+}

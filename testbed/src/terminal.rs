@@ -6,17 +6,19 @@ use std::{
     os::unix::process::CommandExt as _,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use nix::{
     errno::Errno,
-    pty::{Winsize, openpty},
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    pty::{OpenptyResult, Winsize, openpty},
+    sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr},
     unistd::setsid,
 };
 
-use crate::{Error, Result, process::spawn};
+use crate::{Error, Result, patience, process::spawn};
 
 /// A program with a terminal of its own for input, output and errors. Dropping this kills it.
 #[derive(Debug)]
@@ -24,19 +26,15 @@ pub struct Terminal {
     child: Child,
     keyboard: File,
     shown: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
 }
 
 impl Terminal {
-    /// Starts a command on a terminal of this size.
+    /// Starts a command on a terminal of this size. What is typed is not echoed, and Ctrl-C throws nothing away: what the
+    /// program shows is all that is shown, wherever it happens to be drawing.
     pub fn start(mut command: Command, columns: u16, rows: u16) -> Result<Self> {
-        let size = Winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
         let failed = |error: std::io::Error| Error::system("making a terminal", error);
-        let pty = openpty(Some(&size), None).map_err(|errno| failed(errno.into()))?;
+        let pty = open(columns, rows).map_err(|errno| failed(errno.into()))?;
         command
             .stdin(Stdio::from(pty.slave.try_clone().map_err(failed)?))
             .stdout(Stdio::from(pty.slave.try_clone().map_err(failed)?))
@@ -54,7 +52,7 @@ impl Terminal {
         let keyboard = File::from(pty.master);
         let shown = Arc::<Mutex<String>>::default();
         let mut screen = keyboard.try_clone().map_err(failed)?;
-        thread::spawn({
+        let reader = thread::spawn({
             let shown = Arc::clone(&shown);
             move || {
                 let mut buffer = [0; 4096];
@@ -65,7 +63,12 @@ impl Terminal {
                 }
             }
         });
-        Ok(Self { child, keyboard, shown })
+        Ok(Self {
+            child,
+            keyboard,
+            shown,
+            reader,
+        })
     }
 
     /// All that was shown so far, control sequences included.
@@ -75,6 +78,7 @@ impl Terminal {
 
     /// Waits until `text` was shown.
     pub fn wait_for(&self, text: &str, timeout: Duration) -> Result {
+        let timeout = patience(timeout);
         let start = Instant::now();
         while !self.shown().contains(text) {
             if start.elapsed() > timeout {
@@ -94,13 +98,16 @@ impl Terminal {
 
     /// Waits until the program ends; returns how, and all that was shown.
     pub fn wait(mut self, timeout: Duration) -> Result<(ExitStatus, String)> {
+        let timeout = patience(timeout);
         let start = Instant::now();
         loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => return Ok((status, self.shown())),
-                Ok(None) if start.elapsed() > timeout => return Err(self.in_vain("a program to end", timeout)),
-                Ok(None) => thread::sleep(Duration::from_millis(10)),
-                Err(error) => return Err(Error::system("waiting for a program on a terminal", error)),
+            let status = self.child.try_wait();
+            match status.map_err(|error| Error::system("waiting for a program on a terminal", error))? {
+                // The last of what it has shown may not have been read yet.
+                Some(status) if self.reader.is_finished() => return Ok((status, self.shown())),
+                Some(_) if start.elapsed() > timeout => return Err(self.in_vain("a terminal to be closed", timeout)),
+                None if start.elapsed() > timeout => return Err(self.in_vain("a program to end", timeout)),
+                _ => thread::sleep(Duration::from_millis(5)),
             }
         }
     }
@@ -111,6 +118,25 @@ impl Terminal {
             waited_s: waited.as_secs(),
         }
     }
+}
+
+/// Opens a pseudo-terminal, which programs that are started meanwhile do not keep open.
+fn open(columns: u16, rows: u16) -> nix::Result<OpenptyResult> {
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let pty = openpty(Some(&size), None)?;
+    for end in [&pty.master, &pty.slave] {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    }
+    let mut settings = tcgetattr(&pty.slave)?;
+    settings.local_flags.remove(LocalFlags::ECHO);
+    settings.local_flags.insert(LocalFlags::NOFLSH);
+    tcsetattr(&pty.slave, SetArg::TCSANOW, &settings)?;
+    Ok(pty)
 }
 
 impl Drop for Terminal {

@@ -182,11 +182,10 @@ impl Wiring {
         self.settings.entry(index).or_default()
     }
 
-    /// The name of the next interface: `eth0`, `eth1`, ….
-    pub fn next_interface(&mut self) -> String {
-        let name = format!("eth{}", self.interfaces);
+    /// The number of the next interface: 0 for `eth0`.
+    pub fn next_interface(&mut self) -> u32 {
         self.interfaces += 1;
-        name
+        self.interfaces - 1
     }
 }
 

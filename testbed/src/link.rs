@@ -78,8 +78,8 @@ pub(crate) fn join(left: &Host, right: &Host, options: LinkOptions) -> Result<Li
         )));
     }
     let subnet = first_free_subnet(left, right);
-    let left = Plug::new(left, subnet, 1);
-    let right = Plug::new(right, subnet, 2);
+    let left = Plug::new(left, subnet, 1, Side::Left);
+    let right = Plug::new(right, subnet, 2, Side::Right);
     netlink::add_veth(left.host.namespace(), &left.veth_end(options), &right.veth_end(options))?;
     let link = Link {
         left: left.plugged_in(options)?,
@@ -106,22 +106,44 @@ fn first_free_subnet(left: &Host, right: &Host) -> Subnet {
         .unwrap_or(Subnet(u16::MAX))
 }
 
+/// One of the two sides of a cable.
+///
+/// Its ends never have the same index, each in its host: at such ones the kernel takes its time, up to a second, until
+/// it says that they are up (`linkwatch_urgent_event` in `net/core/link_watch.c` takes them for a card of their own).
+#[derive(Clone, Copy)]
+pub(crate) enum Side {
+    /// Has even indices.
+    Left,
+    /// Has odd indices.
+    Right,
+}
+
+impl Side {
+    /// The index of a host's interface of this number. Index 1 is `lo`'s.
+    pub fn index(self, number: u32) -> u32 {
+        2 * (number + 1) + u32::from(matches!(self, Self::Right))
+    }
+}
+
 /// An interface that is about to be made.
 pub(crate) struct Plug<'a> {
     pub host: &'a Host,
     interface: String,
+    index: u32,
     subnet: Subnet,
     number: u8,
 }
 
 impl<'a> Plug<'a> {
     /// Reserves the next interface of `host`, as host `number` of `subnet`.
-    pub fn new(host: &'a Host, subnet: Subnet, number: u8) -> Self {
+    pub fn new(host: &'a Host, subnet: Subnet, number: u8, side: Side) -> Self {
         let mut wiring = host.wiring();
         wiring.subnets.insert(subnet);
+        let interface = wiring.next_interface();
         Self {
             host,
-            interface: wiring.next_interface(),
+            interface: format!("eth{interface}"),
+            index: side.index(interface),
             subnet,
             number,
         }
@@ -130,6 +152,7 @@ impl<'a> Plug<'a> {
     pub fn veth_end(&self, options: LinkOptions) -> VethEnd<'_> {
         VethEnd {
             name: &self.interface,
+            index: self.index,
             mac: self.subnet.mac(self.number),
             namespace: self.host.namespace().as_raw_fd(),
             mtu: options.mtu,
@@ -141,7 +164,7 @@ impl<'a> Plug<'a> {
     pub fn plugged_in(self, options: LinkOptions) -> Result<End> {
         let end = End {
             host: self.host.clone(),
-            index: self.host.index_of(&self.interface)?,
+            index: self.index,
             mac: self.subnet.mac(self.number),
             ipv4: self.subnet.ipv4(self.number),
             ipv6: self.subnet.ipv6(self.number),
@@ -291,7 +314,15 @@ fn is_tentative(line: &str, index: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_tentative;
+    use super::{Side, is_tentative};
+
+    #[test]
+    fn the_ends_of_a_cable_never_have_the_same_index() {
+        for (left, right) in [(0, 0), (0, 1), (1, 0), (7, 7)] {
+            assert_ne!(Side::Left.index(left), Side::Right.index(right));
+        }
+        assert_eq!((Side::Left.index(0), Side::Right.index(0)), (2, 3));
+    }
 
     #[test]
     fn tentative_addresses_are_those_with_the_flag_on_the_same_interface() {

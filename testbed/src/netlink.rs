@@ -17,6 +17,7 @@ use crate::{Error, Result, namespace::Namespace, wait::wait_for};
 /// One end of a veth pair that is to be made.
 pub(crate) struct VethEnd<'a> {
     pub name: &'a str,
+    pub index: u32,
     pub mac: [u8; 6],
     pub namespace: RawFd,
     pub mtu: u32,
@@ -33,6 +34,7 @@ impl VethEnd<'_> {
     fn describe<T>(&self, builder: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
         builder
             .name(self.name)
+            .index(self.index)
             .address(self.mac.to_vec())
             .mtu(self.mtu)
             .append_extra_attribute(LinkAttribute::NumTxQueues(self.queues))

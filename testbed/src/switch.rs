@@ -6,7 +6,7 @@ use crate::{
     End, Error, Host, LinkOptions, Result,
     addresses::Subnet,
     cgroup, ethtool,
-    link::Plug,
+    link::{Plug, Side},
     namespace::Namespace,
     netlink::{self, LinkChange, VethEnd},
 };
@@ -70,20 +70,18 @@ impl Switch {
             .ok()
             .filter(|number| *number < u8::MAX)
             .ok_or_else(|| Error::Topology("a switch has 254 ports, and all are taken".into()))?;
-        let plug = Plug::new(host, self.subnet, number);
+        let plug = Plug::new(host, self.subnet, number, Side::Right);
         let port_name = format!("port{number}");
         let port = VethEnd {
             name: &port_name,
+            index: Side::Left.index(number.into()),
             mac: [2, 0, 1, 0, 0, number],
             namespace: self.namespace.as_raw_fd(),
             mtu: options.mtu,
             queues: options.queues,
         };
         netlink::add_veth(&self.namespace, &port, &plug.veth_end(options))?;
-        let port = self
-            .namespace
-            .run(|| nix::net::if_::if_nametoindex(port_name.as_str()))
-            .map_err(|errno| Error::system("finding a port of the switch", errno))?;
+        let port = port.index;
         ethtool::switch_off(&self.namespace, &port_name, &ethtool::VLAN_INSERTION)?;
         netlink::add_bridge_port(&self.namespace, self.bridge, port, self.subnet.mac(number))?;
 

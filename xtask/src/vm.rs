@@ -35,6 +35,7 @@ pub use self::{
     report::KernelReport,
 };
 use crate::{
+    bpftool,
     cargo::Executable,
     interrupt,
     kernels::Declared,
@@ -46,8 +47,8 @@ use crate::{
 
 /// What tests run beside the labs' own programs. One that this machine lacks is not in the guest either, and the tests
 /// that want it say so.
-const TOOLS: [&str; 15] = [
-    "sh", "bpftool", "cat", "echo", "env", "head", "ip", "kill", "nsenter", "readlink", "setpriv", "sleep", "tc",
+const TOOLS: [&str; 16] = [
+    "sh", "cat", "echo", "env", "head", "ip", "kill", "mkdir", "nsenter", "readlink", "rm", "setpriv", "sleep", "tc",
     "true", "unshare",
 ];
 
@@ -181,6 +182,7 @@ impl Guest {
         for tool in TOOLS.iter().filter_map(|tool| find_in_path(tool, guest::PATH.as_ref())) {
             tree.program(&tool, initramfs::contents)?;
         }
+        add_bpftool(&mut tree, workspace)?;
         for test in what.tests {
             tree.program(&test.path, stripped)?;
             // A test knows the lab's own program by the path that cargo gave it.
@@ -321,6 +323,17 @@ fn empty_tree(workspace: &Workspace) -> Result<Tree> {
     }
     tree.ourselves("/init", |program| initramfs::stripped(program, &folder))?;
     Ok(tree)
+}
+
+/// The machine's own bpftool, else the one that the tests on the machine's kernel use, too.
+fn add_bpftool(tree: &mut Tree, workspace: &Workspace) -> Result<()> {
+    if let Some(installed) = find_in_path(bpftool::BPFTOOL, guest::PATH.as_ref()) {
+        return tree.program(&installed, initramfs::contents);
+    }
+    match bpftool::unpacked(workspace) {
+        Some(folder) => tree.unpacked_program(bpftool::BPFTOOL, &folder, bpftool::PROGRAM),
+        None => Ok(()),
+    }
 }
 
 /// The folder for what guests need while they run, and for their consoles.

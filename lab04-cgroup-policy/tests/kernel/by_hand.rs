@@ -41,7 +41,23 @@ fn the_programs_are_loaded_attached_read_and_detached_by_bpftool_alone() -> Resu
 
     run(host, "up", &[&object, cgroup.path(), &pins]);
     assert_eq!(order(host, &cgroup, traffic), ["denied"; 2]);
-    let shown = run(host, "show", &[cgroup.path(), &pins]);
+    let mut cgroup_show = host.command("bpftool");
+    cgroup_show.args(["cgroup", "show"]).arg(cgroup.path());
+    let can_show = finish(cgroup_show).status.success();
+    if can_show {
+        assert_shown(&run(host, "show", &[cgroup.path(), &pins]));
+    }
+    run(host, "down", &[cgroup.path(), &pins]);
+    assert_eq!(order(host, &cgroup, traffic), ["answered"; 2]);
+    assert!(!pins.exists());
+    if !can_show {
+        unsupported("bpftool as new as this wants Linux 6.0 for `cgroup show`; all else of the script did its part");
+    }
+    Ok(())
+}
+
+/// What is attached, loaded and counted.
+fn assert_shown(shown: &str) {
     for hook in ["egress", "ingress", "connect4", "connect6", "sendmsg4", "sendmsg6"] {
         assert!(shown.contains(hook), "{hook} in {shown}");
     }
@@ -56,8 +72,4 @@ fn the_programs_are_loaded_attached_read_and_detached_by_bpftool_alone() -> Resu
     ] {
         assert!(shown.contains(words), "{words} in {shown}");
     }
-    run(host, "down", &[cgroup.path(), &pins]);
-    assert_eq!(order(host, &cgroup, traffic), ["answered"; 2]);
-    assert!(!pins.exists());
-    Ok(())
 }

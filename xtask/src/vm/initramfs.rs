@@ -58,6 +58,30 @@ impl Tree {
         self.libraries_of(&running)
     }
 
+    /// Adds a program of Debian's packages that were unpacked into `folder`, with the libraries and the loader that they
+    /// bring, as `name` on the search path.
+    pub fn unpacked_program(&mut self, name: &str, folder: &Path, program: &str) -> Result<()> {
+        let loader = folder.join("usr/lib64/ld-linux-x86-64.so.2");
+        let libraries = folder.join("usr/lib/x86_64-linux-gnu");
+        let program = folder.join(program);
+        let mut command = Command::new(&loader);
+        command.arg("--library-path").arg(&libraries);
+        let script = format!(
+            "#!/bin/sh\nexec \"{}\" --library-path \"{}\" \"{}\" \"$@\"\n",
+            loader.display(),
+            libraries.display(),
+            program.display()
+        );
+        let needed = ask_for_libraries(command.arg("--list"), &program)?;
+        let own = needed.into_iter().filter(|library| library.starts_with(folder));
+        for file in own.chain([loader, program]) {
+            let real = self.resolve(&file)?;
+            self.file(&real, 0o755, contents(&real)?);
+        }
+        self.file(format!("/usr/bin/{name}"), 0o755, script.into_bytes());
+        Ok(())
+    }
+
     fn libraries_of(&mut self, program: &Path) -> Result<()> {
         for library in libraries_of(program)? {
             let real = self.resolve(&library)?;
@@ -137,11 +161,15 @@ fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
     if !executable {
         bail!("{} is no program", program.display());
     }
-    let output = Command::new("ldd")
+    ask_for_libraries(&mut Command::new("ldd"), program)
+}
+
+fn ask_for_libraries(command: &mut Command, program: &Path) -> Result<Vec<PathBuf>> {
+    let output = command
         .arg(program)
         .env("LC_ALL", "C")
         .output()
-        .context("ldd cannot be run, which comes with the C library")?;
+        .with_context(|| format!("{} cannot be run", command.get_program().display()))?;
     // It fails for a program that loads none.
     parse_ldd(&String::from_utf8_lossy(&output.stdout))
         .with_context(|| format!("{} cannot be taken into the guest", program.display()))

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -146,15 +147,28 @@ pub fn page(root: &Path, folder: &Path) -> PathBuf {
 
 /// The lines of `source` between `ANCHOR: name` and `ANCHOR_END: name`, as mdBook includes them.
 pub fn region(source: &str, name: &str) -> Result<String, String> {
+    let lines: Vec<&str> = source.lines().collect();
+    Ok(lines[bounds(&lines, name)?].join("\n"))
+}
+
+/// `source` with `text` in place of that region.
+pub fn with_region(source: &str, name: &str, text: &str) -> Result<String, String> {
+    let mut lines: Vec<&str> = source.lines().collect();
+    let bounds = bounds(&lines, name)?;
+    lines.splice(bounds, text.lines());
+    Ok(lines.join("\n") + "\n")
+}
+
+/// Between which lines the region is.
+fn bounds(lines: &[&str], name: &str) -> Result<Range<usize>, String> {
     let is = |line: &str, mark: &str| {
         line.split_once(mark)
             .is_some_and(|(_, rest)| rest.split_whitespace().next() == Some(name))
     };
-    let lines: Vec<&str> = source.lines().collect();
     let start = lines.iter().position(|line| is(line, "ANCHOR:"));
     let end = lines.iter().position(|line| is(line, "ANCHOR_END:"));
     match (start, end) {
-        (Some(start), Some(end)) if start < end => Ok(lines[start + 1..end].join("\n")),
+        (Some(start), Some(end)) if start < end => Ok(start + 1..end),
         (None, _) => Err(format!("there is no anchor {name:?}")),
         _ => Err(format!("the anchor {name:?} has no end")),
     }
@@ -226,6 +240,8 @@ mod tests {
     fn an_anchor_is_found_by_its_whole_name() {
         let source = "// ANCHOR: count_by\na\n// ANCHOR_END: count_by\n// ANCHOR: count\nb\n// ANCHOR_END: count\n";
         assert_eq!(region(source, "count").unwrap(), "b");
+        let changed = with_region(source, "count", "c\nd\n").unwrap();
+        assert_eq!(changed, source.replace("\nb\n", "\nc\nd\n"));
         assert!(region("// ANCHOR: open\n", "open").unwrap_err().contains("no end"));
     }
 }

@@ -21,6 +21,7 @@ mod machine;
 mod privilege;
 mod probe;
 mod progress;
+mod prove;
 mod run;
 mod setup;
 mod terminal;
@@ -68,6 +69,8 @@ enum Command {
     Inspect(inspect::Options),
     /// Build the guide and check what it says: listings, links, console output.
     Book(book::Options),
+    /// Prove of each exercise that its tests fail with the starter and pass with the solution.
+    Prove(prove::Options),
     /// Fuzz what parses input from outside.
     Fuzz(fuzz::Options),
     /// Try the virtual machine in vagrant/: build its box, `vagrant up` it, run lab01 in it, destroy it.
@@ -110,6 +113,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Bench(options) => bench::run(&workspace, &options),
         Command::Inspect(options) => inspect::run(&workspace, &options),
         Command::Book(options) => book::run(&workspace, &options, &CommandLine::command()),
+        Command::Prove(options) => prove::run(&workspace, &options),
         Command::Fuzz(options) => fuzz::run(&workspace, &options),
         Command::VagrantTest(options) => vagrant::run(&workspace, &options),
         Command::Ci(options) => ci::run(&workspace, &options),

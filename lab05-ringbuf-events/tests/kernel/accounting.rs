@@ -113,6 +113,11 @@ fn the_books_balance_exactly_while_the_reader_stands_still_under_load() {
         };
         // The ring buffer holds some 580 records: it is full long before the reader moves.
         while watch.books.balance().unwrap().decisions.lost == 0 {
+            assert!(
+                !is_over.load(Ordering::Acquire),
+                "nothing was lost: {:?}",
+                watch.books.balance()
+            );
             thread::yield_now();
         }
         let (mut read, mut drops, mut last_ns) = (0_u64, 0_u64, 0_u64);

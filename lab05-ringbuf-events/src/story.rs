@@ -45,6 +45,7 @@ struct Story {
     filter: Filter,
     calendar: Calendar,
     host_id: String,
+    is_on_terminal: bool,
     decisions: Vec<Decision>,
     deeds: Vec<(ProcessEvent, Option<Exec>)>,
 }
@@ -95,6 +96,7 @@ pub async fn tell(options: &Options) -> Result<()> {
         watch,
         calendar,
         host_id,
+        is_on_terminal: style(options) != Style::Json && io::stdout().is_terminal(),
     };
     story
         .go_on(options, &interfaces, &scope(&interfaces, cgroup.as_ref(), options))
@@ -191,6 +193,10 @@ impl Story {
 
     fn end(&mut self) -> Result<()> {
         self.show_events()?;
+        if self.is_on_terminal {
+            // Behind the ^C that the terminal has shown.
+            show([String::new()])?;
+        }
         self.show_frame()?;
         let balance = self.watch.books.balance()?;
         show([self.teller.balance(&balance)])

@@ -32,9 +32,9 @@ pub struct Teller {
 pub enum Style {
     /// JSON, an object a line.
     Json,
-    /// Aligned columns, cut at `width` characters, if there is one.
+    /// Aligned columns. What does not fit goes on below its own column.
     Pretty {
-        /// The terminal's width.
+        /// The terminal's width, in characters; a line is as long as it gets where there is none.
         width: Option<usize>,
         /// Whether verdicts have a colour.
         colour: bool,
@@ -64,7 +64,7 @@ impl Teller {
     pub fn head(&self) -> Option<String> {
         match self.style {
             Style::Json => None,
-            style @ Style::Pretty { .. } => Some(columns(style, "TIME", "EVENT", None, "PROCESS", "DETAILS")),
+            style @ Style::Pretty { .. } => Some(self.columns(style, "TIME", "EVENT", None, "PROCESS", "DETAILS")),
         }
     }
 
@@ -105,7 +105,7 @@ impl Teller {
                     _ => format!("{}", event.parent),
                 };
                 let details = match event::deed(event) {
-                    Deed::Exec => format!("{}  (uid {}, parent {parent})", command_line(process), event.uid),
+                    Deed::Exec => format!("{}  uid {}, by {parent}", command_line(process), event.uid),
                     Deed::Fork if event.tid != event.pid => format!("thread {}, now {}", event.tid, process.threads),
                     Deed::Fork => format!("made by {parent}"),
                     Deed::Exit if event.is_last == 0 => format!("thread {} ended, now {}", event.tid, process.threads),
@@ -116,7 +116,7 @@ impl Teller {
                     ),
                 };
                 let who = who(&text(&event.comm), event.pid);
-                columns(
+                self.columns(
                     style,
                     &self.time(event.time_ns),
                     event::deed(event).name(),
@@ -178,23 +178,23 @@ impl Teller {
             Outcome::Block => ("block", RED),
             Outcome::ObserveDrop => ("would drop", YELLOW),
         };
-        let mut details = String::new();
         let hook = event::hook(decision);
-        let _ = write!(details, "{:<8}  ", hook.name());
-        match event::sides(decision) {
-            None => details.push_str("a packet that cannot be read"),
+        let mut details = match event::sides(decision) {
+            None => "a packet that cannot be read".to_owned(),
             Some((source, destination)) => {
-                let _ = write!(details, "{} ", event::protocol_name(decision.tuple.protocol));
+                let protocol = event::protocol_name(decision.tuple.protocol);
                 if hook.sees_packets() {
-                    let _ = write!(details, "{source} ");
+                    format!("{protocol} {source} → {destination}")
+                } else {
+                    format!("{protocol} → {destination}")
                 }
-                let _ = write!(details, "→ {destination}");
             }
-        }
-        let _ = write!(details, "  by {}", event::rule(event::reason(decision)));
+        };
+        let _ = write!(details, " by {}", event::rule(event::reason(decision)));
         if let Some(malformed) = event::malformed(decision) {
             let _ = write!(details, " ({})", malformed.name());
         }
+        let _ = write!(details, " at {}", hook.name());
         if hook.sees_packets() {
             let _ = write!(details, ", {} B", decision.bytes);
         }
@@ -203,7 +203,7 @@ impl Teller {
         } else {
             who(&text(&decision.comm), decision.pid)
         };
-        columns(style, &self.time(decision.time_ns), name, Some(colour), &who, &details)
+        self.columns(style, &self.time(decision.time_ns), name, Some(colour), &who, &details)
     }
 
     /// A frame: one line of JSON, or a line a flow.
@@ -218,19 +218,18 @@ impl Teller {
                 "ingress" => "←",
                 _ => "–",
             };
+            let sum = |packets, bytes| format!("{}/{}", grouped(packets), binary_bytes(bytes).replace(' ', ""));
             let details = format!(
-                "{} {} {arrow} {}  {}  out {} ({})  in {} ({})",
+                "{} {} {arrow} {} {} ↑{} ↓{}",
                 flow.proto,
                 flow.laddr,
                 flow.raddr,
                 flow.state,
-                grouped(flow.pkts_out),
-                binary_bytes(flow.bytes_out),
-                grouped(flow.pkts_in),
-                binary_bytes(flow.bytes_in),
+                sum(flow.pkts_out, flow.bytes_out),
+                sum(flow.pkts_in, flow.bytes_in),
             );
             let who = flow.pid.map_or_else(|| "-".to_owned(), |pid| who(&flow.comm, pid));
-            columns(style, &self.time(now_ns), "flow", Some(DIM), &who, &details)
+            self.columns(style, &self.time(now_ns), "flow", Some(DIM), &who, &details)
         });
         lines.collect()
     }
@@ -264,12 +263,23 @@ impl Teller {
     fn time(&self, time_ns: u64) -> String {
         // What was recorded before the start is not far before it.
         let since_start = time_ns.saturating_sub(self.start_ns);
-        format!("{:.6}", since_start as f64 / 1e9)
+        format!("{:.3}", since_start as f64 / 1e9)
+    }
+
+    /// A line of the four columns.
+    fn columns(&self, style: Style, time: &str, what: &str, colour: Option<&str>, who: &str, details: &str) -> String {
+        // As long as the longest there can be: "would drop" is said where nothing is blocked.
+        let what_width = if self.observe { 10 } else { 5 };
+        columns(style, (time, what, who, details), what_width, colour)
     }
 }
 
-/// A line of the four columns.
-fn columns(style: Style, time: &str, what: &str, colour: Option<&str>, who: &str, details: &str) -> String {
+fn columns(
+    style: Style,
+    (time, what, who, details): (&str, &str, &str, &str),
+    what_width: usize,
+    colour: Option<&str>,
+) -> String {
     let Style::Pretty {
         width,
         colour: coloured,
@@ -280,17 +290,42 @@ fn columns(style: Style, time: &str, what: &str, colour: Option<&str>, who: &str
     // Names and arguments are whatever a process made of them, and are not to steer the terminal.
     let harmless = |text: &str| text.replace(char::is_control, "\u{fffd}");
     let (who, details) = (harmless(who), harmless(details));
-    let mut line = format!("{time:>10}  {what:<10}  {who:<22}  {details}");
-    if let Some(width) = width
-        && line.chars().count() > width
-    {
-        line = line.chars().take(width.saturating_sub(1)).collect();
-        line.push('…');
-    }
+    let head = format!("{time:>7}  {what:<what_width$}  {who:<20}  ");
+    let mut line = match width {
+        Some(width) => hanging(&head, &details, width),
+        None => head + &details,
+    };
+    line.truncate(line.trim_end().len());
     match colour {
         Some(colour) if coloured => line.replacen(what, &format!("{colour}{what}{PLAIN}"), 1),
         _ => line,
     }
+}
+
+/// Words behind a head, on as many lines of `width` characters as they need; all but the first are indented.
+fn hanging(head: &str, words: &str, width: usize) -> String {
+    /// Below their column, unless that leaves too little room for words.
+    const LEAST_ROOM: usize = 20;
+    let head_width = head.chars().count();
+    let indent = if head_width + LEAST_ROOM <= width {
+        head_width
+    } else {
+        4
+    };
+    let mut text = head.to_owned();
+    let mut column = head_width;
+    for word in words.split_inclusive(' ') {
+        // The space behind a word may hang over the edge.
+        if column > indent && column + word.trim_end().chars().count() > width {
+            text.truncate(text.trim_end_matches(' ').len());
+            text.push('\n');
+            text.extend(std::iter::repeat_n(' ', indent));
+            column = indent;
+        }
+        text.push_str(word);
+        column += word.chars().count();
+    }
+    text
 }
 
 fn who(comm: &str, pid: u32) -> String {
@@ -330,26 +365,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_cut_at_the_width_and_coloured_only_where_that_was_asked_for() {
-        let narrow = Style::Pretty {
-            width: Some(40),
-            colour: false,
+    fn lines_go_on_below_their_column_where_the_terminal_is_narrow() {
+        let line = |width| {
+            let style = Style::Pretty { width, colour: false };
+            columns(
+                style,
+                ("0.1", "block", "curl[7]", "tcp → 192.0.2.1:23 by block-port"),
+                5,
+                Some(RED),
+            )
         };
-        let line = columns(
-            narrow,
-            "0.1",
-            "block",
-            Some(RED),
-            "curl[7]",
-            "tcp → 192.0.2.1:23 by block-port",
+        let whole = "    0.1  block  curl[7]               tcp → 192.0.2.1:23 by block-port";
+        assert_eq!(line(None), whole);
+        assert_eq!(line(Some(70)), whole);
+        assert_eq!(
+            line(Some(69)),
+            format!(
+                "{}\n{}block-port",
+                whole.trim_end_matches(" block-port"),
+                " ".repeat(38)
+            )
         );
-        assert_eq!(line.chars().count(), 40);
-        assert!(line.ends_with('…') && !line.contains('\x1b'));
+        // No room beside what stands in front: the whole width below it.
+        assert_eq!(
+            line(Some(40)),
+            "    0.1  block  curl[7]\n    tcp → 192.0.2.1:23 by block-port"
+        );
+    }
+
+    #[test]
+    fn verdicts_are_coloured_only_where_that_was_asked_for() {
         let coloured = Style::Pretty {
             width: None,
             colour: true,
         };
-        let line = columns(coloured, "0.1", "block", Some(RED), "block[7]", "");
+        let line = columns(coloured, ("0.1", "block", "block[7]", ""), 5, Some(RED));
         assert_eq!(line.matches('\x1b').count(), 2);
         assert!(line.contains("\x1b[31mblock\x1b[0m "), "{line:?}");
     }
@@ -360,7 +410,7 @@ mod tests {
             width: None,
             colour: false,
         };
-        let line = columns(plain, "0.1", "exec", None, "\x1b[2J\r[7]", "/tmp/a\nb");
+        let line = columns(plain, ("0.1", "exec", "\x1b[2J\r[7]", "/tmp/a\nb"), 5, None);
         assert!(!line.chars().any(char::is_control), "{line:?}");
         assert!(
             line.contains("\u{fffd}[2J\u{fffd}[7]") && line.ends_with("/tmp/a\u{fffd}b"),

@@ -1,6 +1,6 @@
 //! `testbed demo LAB -- PROGRAM ARGS…`: runs a lab's program on a disposable host that others talk to.
 
-use std::{ffi::OsString, net::SocketAddr, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use testbed::demo::{self, Demo, Traffic};
@@ -33,22 +33,12 @@ enum Command {
         #[arg(last = true, required = true, value_name = "PROGRAM ARGS")]
         program: Vec<OsString>,
     },
-
-    /// Connects to each of these addresses over TCP, sends a little and reads the answer: what processes in a demo do. The
-    /// exit status is the number of connections that were refused.
-    #[command(hide = true)]
-    Visit {
-        /// Addresses with ports.
-        targets: Vec<SocketAddr>,
-    },
 }
 
 fn main() -> ExitCode {
     demo::visit_if_asked();
-    let (lab, fixed, program) = match Options::parse().command {
-        Command::Demo { lab, fixed, program } => (lab, fixed, program),
-        Command::Visit { targets } => return demo::visit(&targets),
-    };
+    demo::call_if_asked();
+    let Command::Demo { lab, fixed, program } = Options::parse().command;
     let traffic = if fixed { Traffic::Fixed } else { Traffic::Lively };
     match demo::run(lab, traffic, &program) {
         Ok(status) => ExitCode::from(status),

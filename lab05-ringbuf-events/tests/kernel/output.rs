@@ -1,16 +1,19 @@
 //! What is shown, and how: filters, lines for people, frames (A6).
 
+use std::os::unix::fs::symlink;
+
 use serde_json::json;
-use testbed::{Cgroup, Result, traffic::Server};
+use testbed::{Cgroup, Result, Running, Terminal, traffic::Server};
 
 use crate::{
     actor,
-    lab::{Lab, assert_balanced, cable},
+    lab::{Lab, PATIENCE, assert_balanced, cable, in_host},
 };
 
 testbed::listed_tests![
     filters_leave_out_what_is_not_wanted_and_the_books_go_on,
     lines_for_people_are_aligned_and_have_no_colours_in_a_pipe,
+    on_a_terminal_of_100_columns_every_event_is_one_coloured_line_with_all_its_words,
     frames_have_the_fields_that_visibility_needs,
 ];
 
@@ -93,13 +96,13 @@ fn lines_for_people_are_aligned_and_have_no_colours_in_a_pipe() -> Result {
         .lines()
         .filter(|line| line.contains(&who) && !line.contains("  flow  "))
         .collect();
-    let whats: Vec<&str> = lines.iter().map(|line| line[12..22].trim()).collect();
+    let whats: Vec<&str> = lines.iter().map(|line| line[9..14].trim()).collect();
     assert_eq!(whats, ["exec", "allow", "block", "exit"], "{}", told.0);
     // Each is attributable: the process stands in the same place of every line.
     assert!(
         lines
             .iter()
-            .all(|line| line[24..].split("  ").next().unwrap().ends_with(&who)),
+            .all(|line| line[16..].split("  ").next().unwrap().ends_with(&who)),
         "{}",
         told.0
     );
@@ -113,6 +116,65 @@ fn lines_for_people_are_aligned_and_have_no_colours_in_a_pipe() -> Result {
         "{}",
         told.0
     );
+    Ok(())
+}
+
+fn on_a_terminal_of_100_columns_every_event_is_one_coloured_line_with_all_its_words() -> Result {
+    const COLUMNS: u16 = 100;
+    let (client, server) = cable()?;
+    let cgroup = Cgroup::new("terminal")?;
+    // As short as they usually are, so that a line has room for them.
+    let (open, closed) = (443, 23);
+    let _echo = Server::tcp(&server.host, open)?;
+    let folder = tempfile::tempdir().unwrap();
+    let visitor = folder.path().join("visitor");
+    symlink(std::env::current_exe().unwrap(), &visitor).unwrap();
+    let name = cgroup.name()?;
+    let mut command = in_host(&client.host, &["--cgroup", name.to_str().unwrap()]);
+    command
+        .args(["--block-port", &format!("tcp/{closed}")])
+        .env_remove("NO_COLOR");
+    let mut terminal = Terminal::start(command, COLUMNS, 30)?;
+    terminal.wait_for("PROCESS", PATIENCE)?;
+    let mut command = cgroup.command(&client.host, &visitor)?;
+    command.env(
+        "LAB05_SCRIPT",
+        format!("tcp:{0}:{open} tcp:{0}:{closed} exit:1", server.ipv4),
+    );
+    let running = Running::start(command)?;
+    let pid = running.id();
+    running.wait(PATIENCE)?;
+    terminal.wait_for("status 1", PATIENCE)?;
+    terminal.type_in("\x03")?;
+    let (_, shown) = terminal.wait(PATIENCE)?;
+    assert!(
+        shown.contains("\x1b[31mblock\x1b[0m") && shown.contains("\x1b[32mallow\x1b[0m"),
+        "{shown}"
+    );
+    let mut plain = shown.clone();
+    for colour in ["\x1b[0m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m"] {
+        plain = plain.replace(colour, "");
+    }
+    assert!(!plain.contains('…'), "{plain}");
+    let of_visitor: Vec<&str> = plain
+        .lines()
+        .filter(|line| line.contains(&format!("visitor[{pid}]")))
+        .collect();
+    let expected = [
+        ("exec", format!("{}  uid 0, by ", visitor.display())),
+        ("allow", format!("tcp → {}:{open} by default at connect4", server.ipv4)),
+        (
+            "block",
+            format!("tcp → {}:{closed} by block-port at connect4", server.ipv4),
+        ),
+        ("exit", "status 1, after ".to_owned()),
+        ("flow", format!("→ {}:{open} time-wait ↑", server.ipv4)),
+    ];
+    assert_eq!(of_visitor.len(), expected.len(), "{plain}");
+    for (line, (what, details)) in of_visitor.iter().zip(&expected) {
+        assert!(line.chars().count() <= usize::from(COLUMNS), "{line}");
+        assert!(line[9..14].trim() == *what && line.contains(details), "{line}");
+    }
     Ok(())
 }
 

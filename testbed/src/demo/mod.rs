@@ -26,7 +26,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use self::presets::Preset;
-pub use self::{lab04::visit_if_asked, lab05::visit};
+pub use self::{lab04::visit_if_asked, lab05::call_if_asked};
 use crate::{End, Running, process};
 
 /// A demo, by the lab that it is for.

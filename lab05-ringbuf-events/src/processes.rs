@@ -1,7 +1,12 @@
 //! The processes that there are, as a tree: those that were there before are known from procfs, what becomes of them from
 //! the kernel's events.
 
-use std::{collections::HashMap, fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    collections::{HashMap, VecDeque},
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
 use lab05_ringbuf_events_common::process::{Deed, Exec, ProcessEvent};
 use procfs::process::Process as ProcFs;
@@ -37,11 +42,15 @@ pub struct Process {
 #[derive(Debug, Default)]
 pub struct Processes {
     by_pid: HashMap<u32, Process>,
+    /// Who made whom, also of those that have ended, and whoever their parent is by now.
+    makers: HashMap<u32, u32>,
     /// Those that ended since they were last asked for.
     ended: Vec<Process>,
+    /// The numbers of those that ended last, the oldest first.
+    gone: VecDeque<u32>,
 }
 
-/// How many processes that ended are kept until somebody asks.
+/// How many processes that ended are kept until somebody asks, and of how many it is remembered who made them.
 const MAX_ENDED: usize = 10_000;
 
 /// The kernel counts a process's start in these, in procfs.
@@ -55,7 +64,7 @@ impl Processes {
         let mut processes = Self::default();
         for process in procfs::process::all_processes().into_iter().flatten().flatten() {
             if let Some(process) = from_procfs(&process, cgroup_root) {
-                processes.by_pid.insert(process.pid, process);
+                processes.insert(process);
             }
         }
         processes
@@ -76,7 +85,12 @@ impl Processes {
         std::mem::take(&mut self.ended)
     }
 
-    /// Whether `pid` is `ancestor`, or comes from it.
+    fn insert(&mut self, process: Process) {
+        self.makers.insert(process.pid, process.parent);
+        self.by_pid.insert(process.pid, process);
+    }
+
+    /// Whether `pid` is `ancestor`, or comes from it: by who made whom, so that ends and new parents change nothing.
     pub fn descends_from(&self, pid: u32, ancestor: u32) -> bool {
         let mut pid = pid;
         // A tree is not deeper; what is out of date may be a circle.
@@ -84,8 +98,8 @@ impl Processes {
             if pid == ancestor {
                 return true;
             }
-            match self.by_pid.get(&pid) {
-                Some(process) if process.parent != 0 => pid = process.parent,
+            match self.makers.get(&pid) {
+                Some(maker) if *maker != 0 => pid = *maker,
                 _ => return false,
             }
         }
@@ -119,6 +133,8 @@ impl Processes {
             threads: 1,
             ..from_event(event)
         };
+        // Who made it is known, unless its beginning was not seen.
+        self.makers.entry(event.pid).or_insert(event.parent);
         self.by_pid.insert(event.pid, process.clone());
         process
     }
@@ -138,7 +154,7 @@ impl Processes {
             threads: 1,
             ..from_event(event)
         };
-        self.by_pid.insert(event.pid, process.clone());
+        self.insert(process.clone());
         process
     }
 
@@ -165,7 +181,22 @@ impl Processes {
         if self.ended.len() < MAX_ENDED {
             self.ended.push(process.clone());
         }
+        self.makers.entry(event.pid).or_insert(event.parent);
+        self.gone.push_back(event.pid);
+        if self.gone.len() > MAX_ENDED {
+            self.forget_oldest();
+        }
         process
+    }
+
+    fn forget_oldest(&mut self) {
+        // A number may have been given to another process since.
+        if let Some(pid) = self.gone.pop_front()
+            && !self.by_pid.contains_key(&pid)
+            && !self.gone.contains(&pid)
+        {
+            self.makers.remove(&pid);
+        }
     }
 }
 
@@ -315,6 +346,33 @@ mod tests {
         assert_eq!(ended.len(), 1);
         assert_eq!(ended[0].ended, Some((3 << 8, 1000)));
         assert!(processes.take_ended().is_empty());
+    }
+
+    #[test]
+    fn who_comes_from_whom_is_known_beyond_the_end() {
+        let mut processes = Processes::default();
+        let (first, second, third) = (5_000_000, 5_000_001, 5_000_002);
+        processes.follow(&event(Deed::Fork, first, first, 1), None);
+        processes.follow(&event(Deed::Fork, second, second, first), None);
+        processes.follow(&event(Deed::Fork, third, third, second), None);
+        processes.follow(&event(Deed::Exit, second, second, first), None);
+        assert!(processes.descends_from(second, first) && processes.descends_from(third, first));
+        assert!(!processes.descends_from(first, second));
+        // The number of one that has ended is another's by now.
+        processes.follow(&event(Deed::Exit, third, third, 1), None);
+        processes.follow(&event(Deed::Fork, third, third, 1), None);
+        assert!(!processes.descends_from(third, first));
+    }
+
+    #[test]
+    fn not_all_that_have_ended_are_remembered() {
+        let mut processes = Processes::default();
+        for pid in (5_000_000..).take(MAX_ENDED + 10) {
+            processes.follow(&event(Deed::Fork, pid, pid, 1), None);
+            processes.follow(&event(Deed::Exit, pid, pid, 1), None);
+        }
+        assert_eq!((processes.makers.len(), processes.by_pid.len()), (MAX_ENDED, 0));
+        assert!(processes.descends_from(5_000_010, 1) && !processes.descends_from(5_000_009, 1));
     }
 
     #[test]

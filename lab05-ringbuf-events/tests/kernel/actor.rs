@@ -16,7 +16,7 @@ use crate::lab::PATIENCE;
 const SCRIPT: &str = "LAB05_SCRIPT";
 
 /// A program that does what `script` says, in a cgroup and inside a host: words such as `tcp:192.0.2.2:80`, `udp:…`,
-/// `threads:3`, `wait:500`, `exit:3`. It prints what came of each.
+/// `hold:192.0.2.2:80`, `threads:3`, `idle:3`, `child:exit:0`, `wait:500`, `exit:3`. It prints what came of each.
 pub fn command(end: &End, cgroup: &Cgroup, script: &str, args: &[&str]) -> Command {
     let program = env::current_exe().unwrap();
     let mut command = cgroup.command(&end.host, program).unwrap();
@@ -53,6 +53,26 @@ pub fn act() -> Option<ExitCode> {
                 for thread in threads {
                     thread.join().expect("it sleeps");
                 }
+            }
+            // A connection that stays open for as long as the process lives.
+            "hold" => match TcpStream::connect(object) {
+                Ok(stream) => {
+                    println!("{word}: connected");
+                    std::mem::forget(stream);
+                }
+                Err(error) => println!("{word}: {:?}", error.kind()),
+            },
+            // Threads that live as long as the process.
+            "idle" => {
+                for _ in 0..object.parse().expect("a number") {
+                    thread::spawn(|| thread::sleep(PATIENCE));
+                }
+            }
+            // This program once more, which does what stands behind the colon.
+            "child" => {
+                let mut child = Command::new(env::current_exe().expect("a path"));
+                let status = child.env(SCRIPT, object).status().expect("a child");
+                println!("{word}: {status}");
             }
             "wait" => thread::sleep(Duration::from_millis(object.parse().expect("milliseconds"))),
             "exit" => return Some(ExitCode::from(object.parse::<u8>().expect("a status"))),

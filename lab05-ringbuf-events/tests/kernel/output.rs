@@ -12,6 +12,8 @@ use crate::{
 
 testbed::listed_tests![
     filters_leave_out_what_is_not_wanted_and_the_books_go_on,
+    only_processes_of_the_cgroup_and_of_those_below_it_are_told,
+    only_a_process_and_those_that_come_from_it_are_told,
     lines_for_people_are_aligned_and_have_no_colours_in_a_pipe,
     on_a_terminal_of_100_columns_every_event_is_one_coloured_line_with_all_its_words,
     frames_have_the_fields_that_visibility_needs,
@@ -71,6 +73,101 @@ fn filters_leave_out_what_is_not_wanted_and_the_books_go_on() -> Result {
             "{args:?}"
         );
     }
+    Ok(())
+}
+
+fn only_processes_of_the_cgroup_and_of_those_below_it_are_told() -> Result {
+    let (client, _server) = cable()?;
+    let cgroup = Cgroup::new("told")?;
+    let (below, beside) = (cgroup.child("below")?, Cgroup::new("told-not")?);
+    let lab = Lab::on(&client, &cgroup, &["--json"]);
+    let (of_other, _) = actor::run(&client, &beside, "exit:0", &[]);
+    let (of_this, _) = actor::run(&client, &cgroup, "exit:0", &[]);
+    let (of_below, _) = actor::run(&client, &below, "exit:0", &[]);
+    lab.wait_for(&["\"exit\"", &format!("\"pid\":{of_below}")]);
+    let told = lab.stop();
+    for kind in ["exec", "exit"] {
+        let pids: Vec<u64> = told
+            .of_type(kind)
+            .iter()
+            .map(|line| line["pid"].as_u64().unwrap())
+            .collect();
+        assert_eq!(
+            pids,
+            [u64::from(of_this), u64::from(of_below)],
+            "{kind}, not {of_other}: {}",
+            told.0
+        );
+    }
+    let frame = told.frame();
+    let of_frame: Vec<_> = frame["procs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|process| &process["pid"])
+        .collect();
+    assert_eq!(of_frame, [&json!(of_this), &json!(of_below)], "{frame:#}");
+    // They were left out of what is shown only: all of them were told, by the books.
+    assert!(
+        assert_balanced(&told)["processes"]["emitted"].as_u64() >= Some(6),
+        "{}",
+        told.0
+    );
+    Ok(())
+}
+
+fn only_a_process_and_those_that_come_from_it_are_told() -> Result {
+    let (client, server) = cable()?;
+    let cgroup = Cgroup::new("pid")?;
+    let echo = Server::tcp(&server.host, 0)?;
+    let script = format!("tcp:{}:{} child:exit:0 exit:0", server.ipv4, echo.port());
+    let this = std::process::id().to_string();
+    let lab = Lab::on(&client, &cgroup, &["--json", "--pid", &this]);
+    let (child, _) = actor::run(&client, &cgroup, &script, &[]);
+    lab.wait_for(&["\"exit\"", &format!("\"pid\":{child}")]);
+    let told = lab.stop();
+    assert_eq!(told.decisions(child).len(), 1, "{}", told.0);
+    assert_eq!(told.one("exec", child)["ppid"], std::process::id());
+    // The child's own child, from being made to its end.
+    let of_child = |kind: &str| {
+        let all = told.of_type(kind).into_iter();
+        all.filter(|line| line["ppid"] == child)
+            .map(|line| line["pid"].clone())
+            .collect::<Vec<_>>()
+    };
+    let made = of_child("fork");
+    assert_eq!(
+        (made.len(), of_child("exec"), of_child("exit")),
+        (1, made.clone(), made.clone()),
+        "{}",
+        told.0
+    );
+    // In a frame they stand, too, though they have ended.
+    let frame = told.frame();
+    let of_frame = |list: &str| {
+        let all = frame[list].as_array().unwrap().iter();
+        all.map(|one| one["pid"].clone()).collect::<Vec<_>>()
+    };
+    assert!(
+        of_frame("procs").contains(&made[0]) && of_frame("procs").contains(&json!(child)),
+        "{frame:#}"
+    );
+    assert_eq!(of_frame("flows"), [json!(child)], "{frame:#}");
+
+    // Nobody comes from a process that has gone.
+    let lab = Lab::on(&client, &cgroup, &["--json", "--pid", &child.to_string()]);
+    let (other, _) = actor::run(&client, &cgroup, &script, &[]);
+    let told = lab.stop();
+    assert!(
+        told.decisions(other).is_empty() && told.of_type("exec").is_empty(),
+        "{}",
+        told.0
+    );
+    assert!(
+        assert_balanced(&told)["decisions"]["emitted"].as_u64() >= Some(1),
+        "{}",
+        told.0
+    );
     Ok(())
 }
 

@@ -22,7 +22,7 @@ testbed::listed_tests![
     frames_are_blocked_and_told_with_their_addresses,
     arguments_longer_than_the_record_are_marked_as_cut,
     a_path_that_was_given_as_a_relative_one_is_told_whole,
-    threads_are_told_on_demand_and_counted_in_frames,
+    threads_are_told_on_demand_and_counted,
     processes_that_are_older_than_the_command_are_known,
     a_process_that_is_killed_is_told_so,
 ];
@@ -155,37 +155,36 @@ fn flows_are_counted_to_the_byte_and_belong_to_their_process() -> Result {
 fn both_ends_of_a_connection_on_one_host_are_flows_of_their_own() -> Result {
     let (client, _server) = cable()?;
     let cgroup = Cgroup::new("both")?;
-    let server = Cgroup::new("both-server")?;
     // The server's sockets are this process's, which is in the root: both are seen from there.
     let echo = Server::tcp(&client.host, 0)?;
     let mut command = crate::lab::in_host(&client.host, &["--json", "--cgroup", "/"]);
     command.args(["--address", "127.0.0.1"]);
     let lab = Lab::start(command);
-    let script = format!("tcp:127.0.0.1:{} wait:300", echo.port());
+    let script = format!("hold:127.0.0.1:{} wait:60000", echo.port());
     let running = Running::start(actor::command(&client, &cgroup, &script, &[]))?;
     running.wait_for("connected", PATIENCE)?;
     let pid = running.id();
-    running.wait(PATIENCE)?;
-    drop(server);
+    crate::lab::wait_until("the server has accepted", || echo.connections() == 1);
     let frame = lab.stop().frame();
     let flows = frame["flows"].as_array().unwrap();
-    let target = format!("127.0.0.1:{}", echo.port());
-    let outgoing = flows
-        .iter()
-        .find(|flow| flow["raddr"] == target)
-        .unwrap_or_else(|| panic!("{frame:#}"));
-    let incoming = flows
-        .iter()
-        .find(|flow| flow["laddr"] == target)
-        .unwrap_or_else(|| panic!("{frame:#}"));
+    let target = json!(format!("127.0.0.1:{}", echo.port()));
+    let outgoing: Vec<&Value> = flows.iter().filter(|flow| flow["raddr"] == target).collect();
+    assert_eq!(outgoing.len(), 1, "{flows:#?}");
+    let said = ["dir", "pid", "state"].map(|name| &outgoing[0][name]);
     assert_eq!(
-        (&outgoing["dir"], &outgoing["pid"]),
-        (&json!("egress"), &json!(pid)),
+        said,
+        [&json!("egress"), &json!(pid), &json!("established")],
         "{flows:#?}"
     );
-    assert_eq!(incoming["dir"], "ingress");
-    assert_eq!(outgoing["laddr"], incoming["raddr"]);
-    assert_ne!(outgoing["cookie"], incoming["cookie"]);
+    // The handshake is the listening socket's; what comes behind it, if anything has, that of the accepted one.
+    let incoming: Vec<&Value> = flows.iter().filter(|flow| flow["laddr"] == target).collect();
+    assert!(incoming.iter().any(|flow| flow["state"] == "listen"), "{flows:#?}");
+    for flow in incoming {
+        let said = ["dir", "pid", "raddr"].map(|name| &flow[name]);
+        let expected = [&json!("ingress"), &json!(std::process::id()), &outgoing[0]["laddr"]];
+        assert_eq!(said, expected, "{flows:#?}");
+        assert_ne!(flow["cookie"], outgoing[0]["cookie"]);
+    }
     Ok(())
 }
 
@@ -429,7 +428,7 @@ fn a_path_that_was_given_as_a_relative_one_is_told_whole() -> Result {
     Ok(())
 }
 
-fn threads_are_told_on_demand_and_counted_in_frames() -> Result {
+fn threads_are_told_on_demand_and_counted() -> Result {
     let (client, _server) = cable()?;
     let cgroup = Cgroup::new("threads")?;
     let lab = Lab::on(&client, &cgroup, &["--json", "--threads"]);
@@ -452,11 +451,12 @@ fn threads_are_told_on_demand_and_counted_in_frames() -> Result {
 fn processes_that_are_older_than_the_command_are_known() -> Result {
     let (client, _server) = cable()?;
     let cgroup = Cgroup::new("older")?;
-    let running = Running::start(actor::command(&client, &cgroup, "threads:1 wait:60000", &["older"]))?;
+    let running = Running::start(actor::command(&client, &cgroup, "idle:2 wait:60000", &["older"]))?;
     let pid = running.id();
     // It has begun when it is itself, and not yet what it was forked from.
     crate::lab::wait_until("the actor runs", || {
-        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"\0older\0"))
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        threads == 3 && fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"\0older\0"))
     });
     let lab = Lab::on(&client, &cgroup, &["--json", "--pid", &pid.to_string()]);
     let told = lab.stop();
@@ -472,7 +472,7 @@ fn processes_that_are_older_than_the_command_are_known() -> Result {
     assert_eq!(process["exe"], std::env::current_exe().unwrap().to_str().unwrap());
     assert!(matches!(process["state"].as_str(), Some("S" | "R" | "D")), "{process}");
     assert!(
-        process["threads"].as_u64() >= Some(1) && process["start"].as_str().unwrap().starts_with("20"),
+        process["threads"] == 3 && process["start"].as_str().unwrap().starts_with("20"),
         "{process}"
     );
     Ok(())

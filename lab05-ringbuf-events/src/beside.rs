@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use lab01_count_packets::{
     interface::Interface,
     logging,
@@ -33,7 +33,14 @@ pub async fn count_messages(options: &MessageOptions) -> Result<()> {
     let interface = Interface::find(&options.iface)?;
     let watch = MessageWatch::start(&interface)?;
     interface.warn_if_down();
-    report(&options.reports, &mut output, |elapsed| Ok(watch.report(elapsed)?)).await
+    report(&options.reports, &mut output, |elapsed| {
+        if !interface.is_present() {
+            let name = &interface.name;
+            bail!("{name} has gone: it was removed, renamed or moved; start again with an interface that is there");
+        }
+        Ok(watch.report(elapsed)?)
+    })
+    .await
 }
 
 async fn report<T: Tell>(

@@ -10,6 +10,9 @@ use lab01_count_packets::{
 use lab02_xdp_firewall::value::{Mac, PortRange, WrittenPrefix};
 use lab05_ringbuf_events_common::decision::Outcome;
 
+/// The highest number that a process can have: `PID_MAX_LIMIT` of the kernel's `include/linux/threads.h`.
+const MAX_PID: i64 = 4 << 20;
+
 /// Tells what happens on a host, as it happens: what is decided about packets and connections, what processes do, and
 /// who talks to whom.
 ///
@@ -36,8 +39,8 @@ pub struct Options {
     #[arg(long, conflicts_with = "cgroup")]
     pub no_cgroup: bool,
 
-    /// Leave processes out.
-    #[arg(long)]
+    /// Leave processes out: who comes from whom is not known then.
+    #[arg(long, conflicts_with_all = ["pid", "threads"])]
     pub no_processes: bool,
 
     /// Block what comes from this address or prefix, and what goes to it. Can be given several times.
@@ -85,11 +88,11 @@ pub struct Options {
     pub events_per_second: Option<u64>,
 
     /// Show only what this process does, and those that come from it. Can be given several times.
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=MAX_PID), value_name = "PID")]
     pub pid: Vec<u32>,
 
-    /// Show only what processes of this name do. Can be given several times.
-    #[arg(long, value_name = "NAME")]
+    /// Show only what processes of this name do: up to 15 bytes, as the kernel keeps it. Can be given several times.
+    #[arg(long, value_parser = parse_comm, value_name = "NAME")]
     pub comm: Vec<String>,
 
     /// Show only decisions with this verdict, and no processes. Can be given several times.
@@ -223,6 +226,19 @@ impl From<VerdictOption> for Outcome {
             VerdictOption::Block => Self::Block,
             VerdictOption::ObserveDrop => Self::ObserveDrop,
         }
+    }
+}
+
+/// A process's name, as the kernel keeps it (`TASK_COMM_LEN` of `include/linux/sched.h`, a zero at the end among them).
+fn parse_comm(text: &str) -> Result<String, String> {
+    const MAX_LEN: usize = 15;
+    match text.len() {
+        0 => Err("a process has a name".into()),
+        1..=MAX_LEN => Ok(text.to_owned()),
+        _ => Err(format!(
+            "the kernel keeps {MAX_LEN} bytes of a name: write {:?}",
+            String::from_utf8_lossy(&text.as_bytes()[..MAX_LEN])
+        )),
     }
 }
 

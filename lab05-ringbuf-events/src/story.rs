@@ -98,15 +98,13 @@ pub async fn tell(options: &Options) -> Result<()> {
         host_id,
         is_on_terminal: style(options) != Style::Json && io::stdout().is_terminal(),
     };
-    story
-        .go_on(options, &interfaces, &scope(&interfaces, cgroup.as_ref(), options))
-        .await
+    story.go_on(options, &interfaces, cgroup.as_ref()).await
     // Dropping the watch detaches all programs.
 }
 
 impl Story {
     // ANCHOR: go_on
-    async fn go_on(&mut self, options: &Options, interfaces: &[Interface], scope: &str) -> Result<()> {
+    async fn go_on(&mut self, options: &Options, interfaces: &[Interface], cgroup: Option<&Cgroup>) -> Result<()> {
         let mut schedule = Schedule::start(options.frames.unwrap_or(FOREVER), options.duration);
         // Signals are caught from the first look at the schedule on, and whoever reads "watching" may send one.
         tokio::select! {
@@ -114,7 +112,7 @@ impl Story {
             _ = schedule.next() => return self.end(),
             () = std::future::ready(()) => {}
         }
-        log::info!("watching{scope}");
+        log::info!("watching{}", scope(interfaces, cgroup, options));
         show(self.teller.head())?;
         loop {
             let (decisions, deeds) = (&mut self.decisions, &mut self.deeds);
@@ -123,9 +121,9 @@ impl Story {
                     Due::Report => self.show_frame()?,
                     Due::LastReport => return self.end(),
                 },
-                name = gone(interfaces) => {
+                why = gone(interfaces, cgroup) => {
                     self.end()?;
-                    bail!("{name} has gone: it was removed, renamed or moved; start again with an interface that is there");
+                    bail!(why);
                 }
                 read = self.watch.decisions.read(|record| decisions.extend(record_in::<Decision>(record))) => {
                     read.context("the ring buffer of decisions cannot be waited for")?;
@@ -221,11 +219,17 @@ fn deed(record: &[u8]) -> Option<(ProcessEvent, Option<Exec>)> {
     Some((record_in::<ProcessEvent>(record)?, exec))
 }
 
-/// The name of the first interface that goes.
-async fn gone(interfaces: &[Interface]) -> String {
+/// Waits until something that is watched goes; tells what.
+async fn gone(interfaces: &[Interface], cgroup: Option<&Cgroup>) -> String {
     loop {
-        if let Some(interface) = interfaces.iter().find(|interface| !interface.is_present()) {
-            return interface.name.clone();
+        if let Some(Interface { name, .. }) = interfaces.iter().find(|interface| !interface.is_present()) {
+            return format!(
+                "{name} has gone: it was removed, renamed or moved; start again with an interface that is there"
+            );
+        }
+        if let Some(cgroup) = cgroup.filter(|cgroup| !cgroup.is_present()) {
+            let name = cgroup.name().display();
+            return format!("the cgroup {name} has gone: it was removed; start again with one that is there");
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }

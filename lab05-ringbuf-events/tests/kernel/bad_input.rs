@@ -9,6 +9,7 @@ testbed::listed_tests![
     every_mistake_is_answered_with_its_cause,
     without_root_it_says_which_capabilities_are_missing,
     an_interface_that_goes_ends_it_with_a_reason_and_the_books,
+    a_cgroup_that_goes_ends_it_with_a_reason_and_the_books,
     after_kill_9_nothing_is_attached_any_more,
     a_closed_pipe_is_no_failure,
 ];
@@ -16,7 +17,7 @@ testbed::listed_tests![
 fn every_mistake_is_answered_with_its_cause() -> Result {
     let host = Host::new("alone")?;
     // The arguments, the exit status, and what the line has to say.
-    let cases: [(&[&str], i32, &[&str]); 15] = [
+    let cases: [(&[&str], i32, &[&str]); 25] = [
         (&["--iface", "eth7"], 1, &["no network interface \"eth7\"", "lo"]),
         (&["--cgroup", "no/such.slice"], 1, &["no/such.slice"]),
         (
@@ -36,6 +37,20 @@ fn every_mistake_is_answered_with_its_cause() -> Result {
         (&["--frames", "1ms"], 2, &["100ms"]),
         (&["--max-flows", "0"], 2, &["--max-flows"]),
         (&["--pid", "one"], 2, &["--pid"]),
+        (&["--pid", "0"], 2, &["--pid", "1..=4194304"]),
+        (&["--pid", "1", "--no-processes"], 2, &["cannot be used with"]),
+        (&["--comm", ""], 2, &["--comm", "a process has a name"]),
+        (
+            &["--comm", "systemd-journald"],
+            2,
+            &["15 bytes", "write \"systemd-journal\""],
+        ),
+        (&["--cgroup", "/etc"], 1, &["/etc is no cgroup of version 2"]),
+        (&["--block-mac", "00:11:22"], 2, &["02:00:00:00:00:01"]),
+        (&["--default", "drop"], 2, &["allow, block"]),
+        (&["--duration", "0"], 2, &["more than nothing"]),
+        (&["--iface", "lo", "--xdp-mode", "offload"], 1, &["offload", "generic"]),
+        (&["foo"], 2, &["unrecognized subcommand"]),
     ];
     for (args, status, texts) in cases {
         let finished = finish(in_host(&host, args));
@@ -94,6 +109,21 @@ fn an_interface_that_goes_ends_it_with_a_reason_and_the_books() -> Result {
             .contains(&format!("error: {} has gone", server.interface)),
         "{finished:?}"
     );
+    assert!(finished.stdout.contains("\"type\":\"balance\""), "{finished:?}");
+    Ok(())
+}
+
+fn a_cgroup_that_goes_ends_it_with_a_reason_and_the_books() -> Result {
+    let host = Host::new("alone")?;
+    let cgroup = Cgroup::new("goes")?;
+    let name = cgroup.name()?;
+    let running = Running::start(in_host(&host, &["--cgroup", name.to_str().unwrap(), "--json"]))?;
+    running.wait_for("watching", PATIENCE)?;
+    drop(cgroup);
+    let finished = running.wait(PATIENCE)?;
+    assert_eq!(finished.status.code(), Some(1), "{finished:?}");
+    let why = format!("error: the cgroup /{} has gone", name.display());
+    assert!(finished.stderr.contains(&why), "{finished:?}");
     assert!(finished.stdout.contains("\"type\":\"balance\""), "{finished:?}");
     Ok(())
 }

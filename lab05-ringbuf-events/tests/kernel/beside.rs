@@ -16,6 +16,7 @@ testbed::listed_tests![
     stacks_of_connect_have_names_where_there_are_kprobes,
     where_there_are_no_kprobes_one_line_says_so,
     mistakes_beside_the_story_are_answered_too,
+    an_interface_that_goes_ends_counting_messages_too,
 ];
 
 /// Has a command see tracefs, which is mounted for it alone where it is not there.
@@ -228,5 +229,25 @@ fn mistakes_beside_the_story_are_answered_too() -> Result {
         assert_eq!(finished.status.code(), Some(status), "{args:?}: {finished:?}");
         assert!(finished.stderr.contains(text), "{args:?}: {finished:?}");
     }
+    Ok(())
+}
+
+fn an_interface_that_goes_ends_counting_messages_too() -> Result {
+    let (client, server) = cable()?;
+    let args = [
+        "messages",
+        "--iface",
+        &server.interface,
+        "--json",
+        "--interval",
+        "100ms",
+    ];
+    let running = Running::start(in_host(&server.host, &args))?;
+    running.wait_for("elapsed_ms", PATIENCE)?;
+    client.delete()?;
+    let finished = running.wait(PATIENCE)?;
+    assert_eq!(finished.status.code(), Some(1), "{finished:?}");
+    let why = format!("error: {} has gone", server.interface);
+    assert!(finished.stderr.contains(&why), "{finished:?}");
     Ok(())
 }

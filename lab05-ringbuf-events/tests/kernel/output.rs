@@ -265,7 +265,7 @@ fn on_a_terminal_of_100_columns_every_event_is_one_coloured_line_with_all_its_wo
             format!("tcp → {}:{closed} by block-port at connect4", server.ipv4),
         ),
         ("exit", "status 1, after ".to_owned()),
-        ("flow", format!("→ {}:{open} time-wait ↑", server.ipv4)),
+        ("flow", format!("→ {}:{open} ", server.ipv4)),
     ];
     assert_eq!(of_visitor.len(), expected.len(), "{plain}");
     for (line, (what, details)) in of_visitor.iter().zip(&expected) {

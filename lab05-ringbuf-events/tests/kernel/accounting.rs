@@ -21,16 +21,21 @@ use lab05_ringbuf_events::{
 use lab05_ringbuf_events_common::decision::{Decision, Hook, Outcome, Settings};
 use nix::sys::signal::Signal;
 use testbed::{
-    Result,
+    Cgroup, Result,
     bpf::{TestRun, test_run},
     packets, stay_on_cpu,
+    traffic::Server,
 };
 
-use crate::lab::{Lab, assert_balanced, cable, in_host};
+use crate::{
+    actor,
+    lab::{Lab, PATIENCE, assert_balanced, cable, in_host},
+};
 
 testbed::listed_tests![
     the_books_balance_exactly_while_the_reader_stands_still_under_load,
     what_is_left_out_on_purpose_is_counted_as_that,
+    the_options_that_leave_out_are_heard_and_what_they_leave_out_is_counted,
     a_full_ring_buffer_changes_no_verdict,
     the_limit_on_records_holds_for_all_cpus_together,
     a_command_that_is_stopped_under_load_loses_records_and_no_count,
@@ -188,6 +193,38 @@ fn what_is_left_out_on_purpose_is_counted_as_that() {
             assert_eq!(watch.decisions.read_now(|_| {}) as u64, line.emitted);
         }
     });
+}
+
+fn the_options_that_leave_out_are_heard_and_what_they_leave_out_is_counted() -> Result {
+    const CALLS: usize = 100;
+    let (client, server) = cable()?;
+    let echo = Server::tcp(&server.host, 0)?;
+    let script = format!("tcp:{}:{} ", server.ipv4, echo.port()).repeat(CALLS);
+    // The options, and how many of the calls are told at the most.
+    let cases: [(&[&str], usize); 3] = [
+        (&[], CALLS),
+        (&["--one-in", "4000000000"], 1),
+        // One at once, and one a second from there on: fewer than a test waits for.
+        (&["--events-per-second", "1"], 1 + PATIENCE.as_secs() as usize),
+    ];
+    for (options, most) in cases {
+        let cgroup = Cgroup::new("left-out")?;
+        let lab = Lab::on(&client, &cgroup, &[&["--json"], options].concat());
+        let (pid, finished) = actor::run(&client, &cgroup, &script, &[]);
+        assert_eq!(finished.stdout.matches("connected").count(), CALLS, "{finished:?}");
+        lab.wait_for(&["\"exit\"", &format!("\"pid\":{pid}")]);
+        let told = lab.stop();
+        let balance = assert_balanced(&told);
+        let calls = &balance["by_reason"].as_array().unwrap()[..];
+        let calls = calls.iter().find(|line| line["hook"] == "connect4").unwrap();
+        let emitted = told.decisions(pid).len();
+        assert_eq!(calls["happened"], CALLS, "{options:?}: {balance}");
+        assert_eq!(calls["emitted"], emitted, "{options:?}: {balance}");
+        assert_eq!(calls["suppressed"], CALLS - emitted, "{options:?}: {balance}");
+        let least = if options.is_empty() { CALLS } else { 0 };
+        assert!((least..=most).contains(&emitted), "{options:?}: {balance}");
+    }
+    Ok(())
 }
 
 fn limited(limit: Limit) -> Settings {

@@ -17,8 +17,9 @@ use nix::sys::{
 };
 
 use crate::{
-    Error, Host, Link, Result,
+    Error, Host, Result,
     bpf::{ProgramType, XdpLink, XdpMode, attach_xdp, empty_program},
+    link,
 };
 
 /// `BPF_DISPATCHER_MAX`.
@@ -28,7 +29,7 @@ const PROGRAMS: usize = 48;
 #[derive(Debug)]
 pub struct Filled {
     _attached: Vec<XdpLink>,
-    _cables: Vec<Link>,
+    _host: Host,
 }
 
 /// Fills the dispatcher, on kernels that need it.
@@ -41,18 +42,17 @@ pub fn fill() -> Result<Option<Filled>> {
     // Before 5.11 programs count as locked memory, and these are more than a user may have at first.
     setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)
         .map_err(|error| Error::system("raising the limit of locked memory", error))?;
-    let (left, right) = (Host::new("filler")?, Host::new("filler")?);
-    let cables = (0..PROGRAMS / 2)
-        .map(|_| left.join(&right))
-        .collect::<Result<Vec<_>>>()?;
-    let attached = cables.iter().flat_map(|cable| [&cable.left, &cable.right]).map(|end| {
+    let host = Host::new("filler")?;
+    let cables = (0..PROGRAMS / 2).map(|_| link::unused(&host));
+    let cables = cables.collect::<Result<Vec<_>>>()?;
+    let attached = cables.iter().flatten().map(|end| {
         // A program of its own for each: one that is attached twice takes one place.
         let program = empty_program(ProgramType::Xdp)?;
         attach_xdp(program.as_fd(), end, XdpMode::Generic)
     });
     Ok(Some(Filled {
         _attached: attached.collect::<Result<_>>()?,
-        _cables: cables,
+        _host: host,
     }))
 }
 

@@ -95,6 +95,16 @@ pub(crate) fn join(left: &Host, right: &Host, options: LinkOptions) -> Result<Li
     Ok(link)
 }
 
+/// A cable from a host to itself whose ends are down and have no addresses: interfaces for programs to be attached to.
+pub(crate) fn unused(host: &Host) -> Result<[End; 2]> {
+    let options = LinkOptions::default();
+    let subnet = first_free_subnet(host, host);
+    let left = Plug::new(host, subnet, 1, Side::Left);
+    let right = Plug::new(host, subnet, 2, Side::Right);
+    netlink::add_veth(host.namespace(), &left.veth_end(options), &right.veth_end(options))?;
+    Ok([left, right].map(Plug::end))
+}
+
 fn first_free_subnet(left: &Host, right: &Host) -> Subnet {
     let taken: Vec<_> = [left, right]
         .iter()
@@ -160,16 +170,21 @@ impl<'a> Plug<'a> {
         }
     }
 
-    /// The interface, which has been made; up, and without addresses yet.
-    pub fn plugged_in(self, options: LinkOptions) -> Result<End> {
-        let end = End {
+    /// The interface, which has been made.
+    fn end(self) -> End {
+        End {
             host: self.host.clone(),
             index: self.index,
             mac: self.subnet.mac(self.number),
             ipv4: self.subnet.ipv4(self.number),
             ipv6: self.subnet.ipv6(self.number),
             interface: self.interface,
-        };
+        }
+    }
+
+    /// The interface, which has been made; up, and without addresses yet.
+    pub fn plugged_in(self, options: LinkOptions) -> Result<End> {
+        let end = self.end();
         if !options.offloads {
             ethtool::switch_off(end.host.namespace(), &end.interface, &ethtool::OFFLOADS)?;
         }

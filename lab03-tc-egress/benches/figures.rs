@@ -1,12 +1,15 @@
-//! What following a flow costs a packet: `cargo xtask bench lab03`.
+//! What following a flow costs a packet, and how well a rate is held: `cargo xtask bench lab03`.
 //!
-//! Every table is filled by the programs themselves, handshake by handshake, and found full before anything is measured.
+//! Every table is filled by the programs themselves, handshake by handshake, and found full before anything is measured. With `--markdown`, a drawing of what a rate does to
+//! packets is written beside the tables, `lab03-latency.svg`.
 
 mod filled;
+mod latency;
+mod rates;
 
-use std::process::ExitCode;
+use std::{fs, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use lab01_count_packets::outcome;
 use lab03_tc_egress::policy::Policy;
 use testbed::{
@@ -16,8 +19,8 @@ use testbed::{
 
 use filled::Filled;
 
-const ABOUT: &str =
-    "Measures what following a flow costs a packet, in tables of some and of very many flows, in nanoseconds";
+const ABOUT: &str = "Measures what following a flow costs a packet, in nanoseconds, in tables of some and of very many \
+                     flows, and how well a rate is held";
 
 fn main() -> ExitCode {
     let options = Options::from_command_line(ABOUT);
@@ -40,7 +43,16 @@ fn run(options: &Options) -> Result<()> {
     rows.push(tables[0].0.answered("going out: established, one of 1,000", &empty));
     rows.push(shaped.answered("going out: the same, below a rate", &empty));
     let following = figures::measure(&mut rows, options.rounds)?;
-    options.show(&[("A packet of a flow:", &following)])?;
+    drop(rows);
+    let rates = rates::measure()?;
+    if let Some(markdown) = &options.markdown {
+        let file = markdown.with_file_name("lab03-latency.svg");
+        fs::write(&file, latency::drawing()?).with_context(|| format!("{} cannot be written", file.display()))?;
+    }
+    options.show(&[
+        ("A packet of a flow:", &following),
+        ("What comes of a rate, across a veth pair:", &rates),
+    ])?;
     Ok(())
 }
 

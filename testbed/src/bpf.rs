@@ -245,6 +245,8 @@ pub struct TestOutcome {
     /// The packet afterwards. The Ethernet header of a `cgroup_skb` program's packet, which it does not see, comes back
     /// as zeros.
     pub data_out: Vec<u8>,
+    /// The context afterwards, as much of it as was given.
+    pub context_out: Vec<u8>,
 }
 
 /// Runs a loaded XDP, TC or `cgroup_skb` program on a packet, without any interface (`BPF_PROG_TEST_RUN`).
@@ -262,7 +264,10 @@ pub fn test_run(program: BorrowedFd<'_>, run: TestRun<'_>) -> Result<TestOutcome
         repeat: run.repeat,
         ..ProgTestRun::default()
     };
+    let mut context_out = vec![0_u8; run.context.len()];
     if !run.context.is_empty() {
+        attributes.ctx_size_out = context_out.len() as u32;
+        attributes.ctx_out = context_out.as_mut_ptr() as u64;
         attributes.ctx_size_in = run.context.len() as u32;
         attributes.ctx_in = run.context.as_ptr() as u64;
     }
@@ -279,6 +284,7 @@ pub fn test_run(program: BorrowedFd<'_>, run: TestRun<'_>) -> Result<TestOutcome
         retval: attributes.retval,
         duration_ns: attributes.duration,
         data_out,
+        context_out,
     })
 }
 

@@ -247,6 +247,11 @@ impl End {
         netlink::delete_link(self.host.namespace(), self.index)
     }
 
+    /// Has the interface send by this queueing discipline, such as `fq`. Fails where the kernel has none of that name.
+    pub fn queue_by(&self, discipline: &str) -> Result<()> {
+        netlink::set_queueing_discipline(self.host.namespace(), self.index, discipline)
+    }
+
     /// Whether the interface carries an XDP program.
     pub fn has_xdp(&self) -> Result<bool> {
         Ok(netlink::link_state(self.host.namespace(), self.index)?.xdp)

@@ -2,12 +2,15 @@
 
 use std::{fs, future::Future, io, net::IpAddr, os::fd::RawFd, pin::pin};
 
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
+        RouteNetlinkMessage,
         link::{InfoBridge, InfoData, InfoVeth, LinkAttribute, LinkMessage, LinkXdp, State, XdpAttached},
         neighbour::{NeighbourFlags, NeighbourState},
+        tc::{TcAttribute, TcHandle, TcMessage},
     },
 };
 use tokio::runtime::Builder;
@@ -164,6 +167,30 @@ fn carries_xdp(link: &LinkMessage) -> bool {
             .any(|xdp| matches!(xdp, LinkXdp::Attached(attached) if *attached != XdpAttached::None)),
         _ => false,
     })
+}
+
+/// Makes `kind` the queueing discipline at the root of an interface.
+pub(crate) fn set_queueing_discipline(namespace: &Namespace, index: u32, kind: &str) -> Result<()> {
+    let mut message = TcMessage::with_index(index.cast_signed());
+    message.header.parent = TcHandle::ROOT;
+    message.attributes.push(TcAttribute::Kind(kind.to_owned()));
+    let mut ask = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
+    ask.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+    request(
+        namespace,
+        format!("making {kind} the queueing discipline of interface {index}"),
+        |mut handle| async move {
+            let mut answers = handle.request(ask)?;
+            while let Some(answer) = answers.next().await {
+                if let NetlinkPayload::Error(error) = answer.payload
+                    && error.code.is_some()
+                {
+                    return Err(rtnetlink::Error::NetlinkError(error));
+                }
+            }
+            Ok(())
+        },
+    )
 }
 
 fn request<T, R>(namespace: &Namespace, what: impl Into<String>, ask: impl FnOnce(Handle) -> R + Send) -> Result<T>

@@ -68,7 +68,7 @@ impl Program {
     }
 
     /// What was counted, without the flow table, which takes long to read under emulation.
-    fn counted(&self) -> Statistics {
+    pub fn counted(&self) -> Statistics {
         self.counters.read(Fill::default()).unwrap()
     }
 

@@ -1,6 +1,6 @@
 //! The enforcer: programs in the kernel, a policy in their tables, a mode.
 
-use std::{fs, io, os::fd::AsFd as _, time::Instant};
+use std::{collections::HashMap, fs, io, os::fd::AsFd as _, time::Instant};
 
 use aya::{
     Ebpf,
@@ -27,7 +27,7 @@ use crate::{
     counters::Counters,
     ids::Ids,
     orphans,
-    tables::{KernelTables, TablesError, map_sizes},
+    tables::{KernelTables, TablesError, map_sizes, max_ids},
 };
 
 /// Why the enforcer could not start, or not do what was asked of it. Each text names cause and mend.
@@ -87,6 +87,7 @@ pub struct Enforcer {
     tables: KernelTables,
     counters: Counters,
     ids: Ids,
+    capacities: Capacities,
     in_force: InForce,
     fixed_mode: Option<Mode>,
     /// What `enforcer mode` has last set since the policy was applied.
@@ -111,15 +112,16 @@ struct Attached {
 impl Enforcer {
     /// Loads the programs, puts `policy` into force, and attaches: the first packet already meets the whole policy.
     pub fn start(options: &Options, policy: Policy) -> Result<Self, EnforcerError> {
-        let capacities = Capacities::DEFAULT;
-        let compiled = compile::compile(&policy, &capacities)?;
+        let compiled = compile::compile(&policy)?;
+        let capacities = Capacities::around(&compiled);
         let places = Places::find(options)?;
         let mut ebpf = load_programs(&capacities)?;
         let mut enforcer = Self {
             attached: Attached::default(),
             tables: KernelTables::take(&mut ebpf, capacities)?,
             counters: Counters::take(&mut ebpf)?,
-            ids: Ids::default(),
+            ids: Ids::new(max_ids(&capacities)),
+            capacities,
             in_force: InForce {
                 policy: policy.clone(),
                 compiled: compiled.clone(),
@@ -142,7 +144,8 @@ impl Enforcer {
 
     /// Puts another policy into force, or only sees whether that could be done. If it cannot, the one in force stays.
     pub fn apply(&mut self, policy: Policy, dry_run: bool) -> Result<Applied, EnforcerError> {
-        let compiled = compile::compile(&policy, &Capacities::DEFAULT)?;
+        let compiled = compile::compile(&policy)?;
+        self.capacities.hold(&compiled)?;
         let mut applied = Applied {
             policy: policy.name.clone(),
             rules: policy.rules.len() as u64,
@@ -232,9 +235,11 @@ impl Enforcer {
     /// What was counted.
     pub fn stats(&self) -> Result<Stats, EnforcerError> {
         let InForce { policy, compiled } = &self.in_force;
+        let written = policy.rules.iter().map(|written| (&written.name, written));
+        let written: HashMap<&String, &model::Rule> = written.collect();
         let mut rules = Vec::new();
         for (name, rule) in compiled.names.iter().zip(&compiled.rules) {
-            let written = policy.rules.iter().find(|written| written.name == *name);
+            let written = written.get(name);
             rules.push(RuleStats {
                 rule: name.clone(),
                 action: written.map(|written| action(&written.action).into()),
@@ -242,7 +247,7 @@ impl Enforcer {
             });
         }
         for (name, id) in self.ids.all() {
-            if !compiled.names.iter().any(|in_force| in_force == name) {
+            if !written.contains_key(&name.to_owned()) {
                 rules.push(RuleStats {
                     rule: name.into(),
                     action: None,

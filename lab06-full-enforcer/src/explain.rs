@@ -1,16 +1,16 @@
 //! Decides about a packet that somebody thinks of, by the classifier that the kernel runs, and says how it came to that.
 
-use std::{net::IpAddr, str::FromStr};
+use std::{collections::BTreeSet, net::IpAddr, str::FromStr};
 
 use enforcer_policy::{decide, model::Protocol};
 use lab01_count_packets_common::headers::Address;
 use lab06_full_enforcer_common::{
-    classify::Classifier,
+    classify::{self, Classifier},
     control::Mode,
     counters::Reason,
-    key::{Direction, Hook, Key},
-    table::RuleMode,
-    veil::Veil,
+    decision::Decision,
+    key::{Direction, Hook, Key, UpperKey},
+    table::{Field, Record, RuleMode},
 };
 use serde::Serialize;
 
@@ -56,6 +56,8 @@ pub struct Explanation {
     pub logged_by: Vec<String>,
     /// The look-ups in their order, each with the rules that are still in question after it.
     pub steps: Vec<Step>,
+    /// How many steps the search in what they left took: partitions taken up, and records compared.
+    pub searched: u32,
 }
 
 /// A look-up.
@@ -63,9 +65,14 @@ pub struct Explanation {
 pub struct Step {
     /// What was looked up.
     pub looked_up: String,
-    /// The rules that are still in question, in the order of matching.
+    /// The first [`SHOWN`] rules that are still in question, in the order of matching.
     pub rules: Vec<String>,
+    /// How many more there are.
+    pub more: usize,
 }
+
+/// How many rules a step names.
+pub const SHOWN: usize = 8;
 
 /// Decides about the packet under a policy, in the mode that the policy asks for or the one given.
 pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explanation {
@@ -73,7 +80,6 @@ pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explan
     let classifier = Classifier {
         config: &compiled.config,
         tables: compiled,
-        veil: Veil::new(compiled.config.veil),
     };
     let decision = classifier.decide(&key, query.direction, query.is_loopback);
     let mode = match decision.rule.mode {
@@ -89,7 +95,7 @@ pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explan
     Explanation {
         verdict: if blocks { "block" } else { "allow" },
         rule: match decision.reason {
-            Reason::Rule => compiled.names[decision.rule.id as usize].clone(),
+            Reason::Rule => compiled.names[decision.number as usize].clone(),
             reason => reason.name().to_owned(),
         },
         hook: Hook::for_direction(query.direction).name(),
@@ -100,70 +106,80 @@ pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explan
             (true, Mode::Observe) => "observe_drop",
             (true, Mode::Block) => "drop",
         },
-        logged_by: names(compiled, decision.logged),
-        steps: steps(compiled, &classifier, &key, query),
+        logged_by: logged_by(compiled, &decision),
+        steps: steps(compiled, &decision, &key, query),
+        searched: classify::steps(compiled, decision.question),
     }
 }
 
-/// The look-ups of [`Classifier::matching`], one by one.
-fn steps(compiled: &Compiled, classifier: &Classifier<'_, Compiled>, key: &Key, query: &Query) -> Vec<Step> {
-    let look_ups: [(String, u64); 7] = [
+/// The rules that only count it and come before, in the order of matching.
+fn logged_by(compiled: &Compiled, decision: &Decision) -> Vec<String> {
+    let mut numbers = BTreeSet::new();
+    classify::counting_matches(compiled, decision.question, decision.number, |rule| {
+        numbers.insert(rule.id);
+    });
+    let names = numbers
+        .into_iter()
+        .map(|number| compiled.names[number as usize].clone());
+    names.collect()
+}
+
+/// The look-ups of [`Classifier::question`], one by one, with the records that hold what was found so far.
+fn steps(compiled: &Compiled, decision: &Decision, key: &Key, query: &Query) -> Vec<Step> {
+    let direction = format!("direction {}", query.direction.name());
+    let look_ups = [
+        (Field::Source, format!("source {}", query.source)),
+        (Field::Destination, format!("destination {}", query.destination)),
         (
-            format!("direction {}", query.direction.name()),
-            classifier.of_direction(query.direction),
-        ),
-        (format!("source {}", query.source), classifier.content_with_source(key)),
-        (
-            format!("destination {}", query.destination),
-            classifier.content_with_destination(key),
-        ),
-        (
-            format!("protocol {}", query.protocol),
-            classifier.content_with_protocol(key),
+            Field::First,
+            port_text(
+                key,
+                "source port",
+                key.upper.source_port,
+                "ICMP type",
+                key.upper.icmp_type,
+            ),
         ),
         (
-            port_text("source port", key.has_ports, key.source_port),
-            classifier.content_with_source_port(key),
+            Field::Second,
+            port_text(
+                key,
+                "destination port",
+                key.upper.destination_port,
+                "ICMP code",
+                key.upper.icmp_code,
+            ),
         ),
-        (
-            port_text("destination port", key.has_ports, key.destination_port),
-            classifier.content_with_destination_port(key),
-        ),
-        (
-            if key.has_icmp == 0 {
-                "no ICMP type".into()
-            } else {
-                format!("ICMP type {}, code {}", key.icmp_type, key.icmp_code)
-            },
-            classifier.content_with_icmp(key),
-        ),
+        (Field::Protocol, format!("protocol {}", query.protocol)),
     ];
-    let mut left = u64::MAX;
-    let mut steps = Vec::new();
-    for (looked_up, content) in look_ups {
-        left &= content;
-        steps.push(Step {
-            looked_up,
-            rules: names(compiled, left),
-        });
+    let mut left: Vec<&Record> = classify::in_question(compiled, decision.question).collect();
+    let mut steps = vec![step(compiled, direction, &left)];
+    for (field, looked_up) in look_ups {
+        let class = classify::class_of(compiled, decision.question, field);
+        left.retain(|record| compiled.holds(record, field, class));
+        steps.push(step(compiled, looked_up, &left));
     }
     steps
 }
 
-fn port_text(which: &str, has_ports: u8, port: u16) -> String {
-    if has_ports == 0 {
-        format!("no {which}")
-    } else {
-        format!("{which} {port}")
+fn step(compiled: &Compiled, looked_up: String, left: &[&Record]) -> Step {
+    let numbers: BTreeSet<u32> = left.iter().map(|record| record.rule).collect();
+    let shown = numbers.iter().take(SHOWN);
+    Step {
+        looked_up,
+        rules: shown.map(|number| compiled.names[*number as usize].clone()).collect(),
+        more: numbers.len().saturating_sub(SHOWN),
     }
 }
 
-fn names(compiled: &Compiled, mask: u64) -> Vec<String> {
-    let numbered = compiled.names.iter().zip(0..);
-    numbered
-        .filter(|(_, number)| mask >> number & 1 != 0)
-        .map(|(name, _)| name.clone())
-        .collect()
+fn port_text(key: &Key, port_name: &str, port: u16, icmp_name: &str, icmp: u8) -> String {
+    if key.upper.has_ports != 0 {
+        format!("{port_name} {port}")
+    } else if key.upper.has_icmp != 0 {
+        format!("{icmp_name} {icmp}")
+    } else {
+        format!("no {port_name}")
+    }
 }
 
 fn in_snake_case(reason: decide::Reason) -> String {
@@ -181,15 +197,17 @@ impl Query {
         Key {
             source: address(self.source),
             destination: address(self.destination),
-            source_port: if has_ports { self.source_port } else { 0 },
-            destination_port: if has_ports { self.destination_port } else { 0 },
             ip_version: if self.source.is_ipv4() { 4 } else { 6 },
-            protocol: self.protocol.0,
-            icmp_type: if has_icmp { self.icmp.0 } else { 0 },
-            icmp_code: if has_icmp { self.icmp.1 } else { 0 },
-            has_ports: u8::from(has_ports),
-            has_icmp: u8::from(has_icmp),
-            padding: [0; 6],
+            upper: UpperKey {
+                source_port: if has_ports { self.source_port } else { 0 },
+                destination_port: if has_ports { self.destination_port } else { 0 },
+                protocol: self.protocol.0,
+                icmp_type: if has_icmp { self.icmp.0 } else { 0 },
+                icmp_code: if has_icmp { self.icmp.1 } else { 0 },
+                has_ports: u8::from(has_ports),
+                has_icmp: u8::from(has_icmp),
+                padding: [0; 3],
+            },
         }
     }
 }

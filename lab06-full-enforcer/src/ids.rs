@@ -1,12 +1,12 @@
 //! The stable ids under which rules are counted: a rule keeps its id, and so its counters, from one policy to the next.
 
-use std::collections::{BTreeMap, VecDeque};
-
-use lab06_full_enforcer_common::counters::MAX_IDS;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 /// Which rule has which id.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Ids {
+    /// How many ids there are.
+    most: u32,
     by_name: BTreeMap<String, u32>,
     /// Rules that are in no policy any more, the longest gone first: their counters wait for them to come back until
     /// somebody needs the place.
@@ -23,6 +23,15 @@ pub struct Assigned {
 }
 
 impl Ids {
+    /// So many ids, and nobody has one.
+    pub const fn new(most: u32) -> Self {
+        Self {
+            most,
+            by_name: BTreeMap::new(),
+            gone: VecDeque::new(),
+        }
+    }
+
     /// Gives each of the names, which are all that the next policy has, its id.
     ///
     /// # Panics
@@ -30,9 +39,11 @@ impl Ids {
     /// If there are more names than ids, which the limit on rules rules out.
     pub fn assign(&mut self, names: &[String]) -> Assigned {
         // Whoever stays or comes back is not gone; whoever is left behind has gone now.
-        self.gone.retain(|name| !names.contains(name));
-        let just_gone = self.by_name.keys().filter(|name| !names.contains(name));
-        let just_gone: Vec<String> = just_gone.filter(|name| !self.gone.contains(name)).cloned().collect();
+        let in_force: HashSet<&String> = names.iter().collect();
+        self.gone.retain(|name| !in_force.contains(name));
+        let already_gone: HashSet<&String> = self.gone.iter().collect();
+        let is_gone_now = |name: &&String| !in_force.contains(*name) && !already_gone.contains(*name);
+        let just_gone: Vec<String> = self.by_name.keys().filter(is_gone_now).cloned().collect();
         self.gone.extend(just_gone);
         let mut reused = Vec::new();
         let ids = names.iter().map(|name| self.id_of(name, &mut reused)).collect();
@@ -49,7 +60,7 @@ impl Ids {
             return *id;
         }
         let unused = self.by_name.len() as u32;
-        let id = if unused < MAX_IDS {
+        let id = if unused < self.most {
             unused
         } else {
             let gone = self.gone.pop_front().expect("there are more ids than rules in force");
@@ -72,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_rule_keeps_its_id_in_any_place_and_when_it_comes_back() {
-        let mut ids = Ids::default();
+        let mut ids = Ids::new(256);
         assert_eq!(ids.assign(&names(0..3)).ids, [0, 1, 2]);
         let assigned = ids.assign(&["rule-2".into(), "new".into(), "rule-0".into()]);
         assert_eq!((assigned.ids, assigned.reused), (vec![2, 3, 0], vec![]));
@@ -81,7 +92,7 @@ mod tests {
 
     #[test]
     fn only_when_all_are_taken_the_one_of_the_rule_that_is_gone_longest_is_given_away() {
-        let mut ids = Ids::default();
+        let mut ids = Ids::new(256);
         ids.assign(&names(0..64));
         ids.assign(&names(64..128));
         ids.assign(&names(128..192));

@@ -9,12 +9,15 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use enforcer_policy::{Format, Policy, Reading, diff, formats, read_path, show};
+use enforcer_policy::{
+    Format, Policy, Reading, diff, formats, read_path,
+    show::{self, CheckJson},
+};
 use lab01_count_packets::{load, logging, signals};
 use lab06_full_enforcer::{
     api::{self, Applied, ModeChange, ModeReport, ModeRequest, Stats, Status},
     client::Client,
-    compile::{self, Capacities, Compiled},
+    compile::{self, Compiled, Cost},
     enforcer::{self, Enforcer},
     explain::{self, Query, WrittenProtocol},
     report,
@@ -297,7 +300,7 @@ impl RunOptions {
 }
 
 fn dry_run(places: &enforcer::Options, policy: &Policy) -> Result<Vec<String>> {
-    let compiled = compile::compile(policy, &Capacities::DEFAULT)?;
+    let compiled = compile::compile(policy)?;
     let mode = places.mode.unwrap_or(compiled.mode);
     let mut lines = vec![format!(
         "would enforce policy {} ({}) in {} mode at:",
@@ -425,17 +428,24 @@ fn mode_of(report: &ModeReport) -> Mode {
 }
 
 fn compiled(policy: &Policy) -> Result<Compiled> {
-    Ok(compile::compile(policy, &Capacities::DEFAULT)?)
+    Ok(compile::compile(policy)?)
 }
 
-/// Whether a policy is right, and could be enforced by this version.
+/// Whether a policy is right and can be enforced, and what it costs.
 fn check(file: &Path, format: &FormatOptions) -> Result<()> {
-    let reading = read_to_enforce(file);
+    let (reading, compiled) = read_to_enforce(file);
+    let cost = compiled.as_ref().map(Cost::of);
     if !format.json {
         accepted(&reading)?;
-        return print(&[reading.summary()]);
+        let mut lines = vec![reading.summary()];
+        lines.extend(cost.iter().flat_map(report::cost));
+        return print(&lines);
     }
-    print(&[serde_json::to_string(&reading.check_json())?])?;
+    let check = Check {
+        reading: reading.check_json(),
+        cost,
+    };
+    print(&[serde_json::to_string(&check)?])?;
     if reading.policy.is_some() {
         Ok(())
     } else {
@@ -443,21 +453,31 @@ fn check(file: &Path, format: &FormatOptions) -> Result<()> {
     }
 }
 
-/// Reads a policy, and refuses what this version does not enforce where it stands, as any other mistake.
-fn read_to_enforce(file: &Path) -> Reading {
+/// What `check --json` prints.
+#[derive(Serialize)]
+struct Check {
+    #[serde(flatten)]
+    reading: CheckJson,
+    /// `None` for a policy that cannot be used.
+    cost: Option<Cost>,
+}
+
+/// Reads a policy and compiles it, and refuses what this version does not enforce where it stands, as any other mistake.
+fn read_to_enforce(file: &Path) -> (Reading, Option<Compiled>) {
     let mut reading = read_path(file);
-    let compiled = reading
-        .policy
-        .as_ref()
-        .map(|policy| compile::compile(policy, &Capacities::DEFAULT));
-    if let Some(Err(cannot)) = compiled {
-        reading.refuse(&cannot.causes);
+    let compiled = reading.policy.as_ref().map(compile::compile);
+    match compiled {
+        None => (reading, None),
+        Some(Ok(compiled)) => (reading, Some(compiled)),
+        Some(Err(cannot)) => {
+            reading.refuse(&cannot.causes);
+            (reading, None)
+        }
     }
-    reading
 }
 
 fn enforceable(file: &Path) -> Result<Policy> {
-    accepted(&read_to_enforce(file))
+    accepted(&read_to_enforce(file).0)
 }
 
 fn read_policy(file: &Path) -> Result<Policy> {

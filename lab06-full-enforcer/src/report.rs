@@ -4,6 +4,7 @@ use lab01_count_packets::text::{Table, binary_bytes, grouped};
 
 use crate::{
     api::{Amounts, Applied, ModeReport, Stats, Status},
+    compile::Cost,
     explain::Explanation,
 };
 
@@ -148,19 +149,43 @@ pub fn explanation(explanation: &Explanation) -> Vec<String> {
     let width = width.max().unwrap_or(0).max("looked up".len());
     lines.push(format!("{:<width$}  rules still in question", "looked up"));
     for step in &explanation.steps {
-        lines.push(format!("{:<width$}  {}", step.looked_up, named(&step.rules)));
+        lines.push(format!("{:<width$}  {}", step.looked_up, named(&step.rules, step.more)));
     }
+    lines.push(format!(
+        "{:<width$}  {}",
+        "search",
+        counted(u64::from(explanation.searched), "step")
+    ));
     lines
 }
 
-fn named(rules: &[String]) -> String {
-    match rules.len() {
+fn named(rules: &[String], more: usize) -> String {
+    match rules.len().min(NAMED_RULES) {
         0 => "none".into(),
-        count if count > NAMED_RULES => {
-            format!("{} and {} more", rules[..NAMED_RULES].join(", "), count - NAMED_RULES)
+        shown if shown < rules.len() + more => {
+            format!("{} and {} more", rules[..shown].join(", "), rules.len() + more - shown)
         }
         _ => rules.join(", "),
     }
+}
+
+/// What a policy costs, as lines.
+pub fn cost(cost: &Cost) -> Vec<String> {
+    let [incoming, outgoing] = cost.tables;
+    vec![
+        format!(
+            "tables: {} for incoming and {} for outgoing packets, {} records, {}",
+            incoming,
+            outgoing,
+            grouped(cost.records as u64),
+            binary_bytes(cost.bytes)
+        ),
+        format!(
+            "steps of a packet: {} at most, of {} that it may take",
+            grouped(u64::from(cost.steps.deciding.max(cost.steps.counting))),
+            grouped(u64::from(cost.steps_limit))
+        ),
+    ]
 }
 
 /// `1 rule`, `2 rules`.

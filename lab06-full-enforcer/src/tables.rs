@@ -10,7 +10,8 @@ use lab02_xdp_firewall::{barrier::Barrier, mapped::MappedArray};
 use lab02_xdp_firewall_common::prefix_set::tree::{NodeV4, NodeV6};
 use lab06_full_enforcer_common::{
     control::{Control, Mode},
-    table::{Config, MAX_RULES, Origin, Rule, SLOTS},
+    counters::by_rule_len,
+    table::{Class, Config, Group, MAX_PARTITIONS, Origin, Partition, Record, Rule, SLOTS},
 };
 use thiserror::Error;
 
@@ -34,22 +35,48 @@ pub enum TablesError {
 pub struct KernelTables {
     control: MappedArray<u64>,
     configs: Array<MapData, Config>,
-    rules: MappedArray<Rule>,
     nodes_v4: MappedArray<NodeV4>,
     nodes_v6: MappedArray<NodeV6>,
-    masks: MappedArray<u64>,
+    class_numbers: MappedArray<u64>,
+    classes: MappedArray<Class>,
+    partitions: MappedArray<Partition>,
+    groups: MappedArray<Group>,
+    records: MappedArray<Record>,
+    rules: MappedArray<Rule>,
     in_force: Control,
     barrier: Barrier,
     capacities: Capacities,
 }
 
 /// The sizes of the maps, for [`lab01_count_packets::load::load_object`].
-pub fn map_sizes(capacities: &Capacities) -> [(&'static str, u32); 3] {
+pub fn map_sizes(capacities: &Capacities) -> [(&'static str, u32); 8] {
     [
         ("NODES_V4", capacities.nodes_v4 * SLOTS),
         ("NODES_V6", capacities.nodes_v6 * SLOTS),
-        ("MASKS", capacities.masks * SLOTS),
+        ("CLASS_NUMBERS", pairs(capacities.class_numbers) * SLOTS),
+        ("CLASSES", capacities.classes * SLOTS),
+        ("GROUPS", capacities.groups * SLOTS),
+        ("RECORDS", capacities.records * SLOTS),
+        ("RULES", capacities.rules * SLOTS),
+        ("PACKETS_BY_RULE", by_rule_len(max_ids(capacities))),
     ]
+}
+
+/// How many rules can be counted apart: those in force, and as many whose counters wait for them to come back.
+pub const fn max_ids(capacities: &Capacities) -> u32 {
+    capacities.rules * 2
+}
+
+/// How many words hold so many numbers, two in each: see `CLASS_NUMBERS` in the program.
+const fn pairs(numbers: u32) -> u32 {
+    numbers.div_ceil(2)
+}
+
+fn in_pairs(numbers: &[u32]) -> Vec<u64> {
+    let pairs = numbers.chunks(2);
+    pairs
+        .map(|pair| u64::from(pair[0]) | u64::from(pair.get(1).copied().unwrap_or(0)) << 32)
+        .collect()
 }
 
 impl KernelTables {
@@ -59,10 +86,14 @@ impl KernelTables {
         Ok(Self {
             control: mapped(ebpf, "CONTROL")?,
             configs: take(ebpf, "CONFIGS")?,
-            rules: mapped(ebpf, "RULES")?,
             nodes_v4: mapped(ebpf, "NODES_V4")?,
             nodes_v6: mapped(ebpf, "NODES_V6")?,
-            masks: mapped(ebpf, "MASKS")?,
+            class_numbers: mapped(ebpf, "CLASS_NUMBERS")?,
+            classes: mapped(ebpf, "CLASSES")?,
+            partitions: mapped(ebpf, "PARTITIONS")?,
+            groups: mapped(ebpf, "GROUPS")?,
+            records: mapped(ebpf, "RECORDS")?,
+            rules: mapped(ebpf, "RULES")?,
             in_force: Control::new(0, Mode::Observe),
             barrier: Barrier::new()?,
             capacities,
@@ -74,19 +105,21 @@ impl KernelTables {
     ///
     /// # Panics
     ///
-    /// If it was compiled for larger tables.
+    /// If there is no room for it: see [`Capacities::hold`].
     pub fn apply(&mut self, compiled: &Compiled, mode: Mode) -> Result<(), TablesError> {
         // ANCHOR: apply
         let slot = (self.in_force.slot() + 1) % SLOTS;
-        let origin = Origin {
-            node_v4: slot * self.capacities.nodes_v4,
-            node_v6: slot * self.capacities.nodes_v6,
-            mask: slot * self.capacities.masks,
-            rule: slot * MAX_RULES as u32,
-        };
+        let origin = self.origin(slot);
         self.nodes_v4.write(origin.node_v4 as usize, &compiled.content.nodes_v4);
         self.nodes_v6.write(origin.node_v6 as usize, &compiled.content.nodes_v6);
-        self.masks.write(origin.mask as usize, &compiled.masks);
+        self.class_numbers
+            .write(origin.class_number as usize / 2, &in_pairs(&compiled.class_numbers));
+        self.classes.write(origin.class as usize, &compiled.classes);
+        let partitions = compiled.partitions.iter().map(|partition| partition.moved_to(origin));
+        let partitions: Vec<Partition> = partitions.collect();
+        self.partitions.write(origin.partition as usize, &partitions);
+        self.groups.write(origin.group as usize, &compiled.groups);
+        self.records.write(origin.record as usize, &compiled.records);
         self.rules.write(origin.rule as usize, &compiled.rules);
         self.configs.set(slot, compiled.config.moved_to(origin), 0)?;
         let control = Control::new(slot, mode);
@@ -99,6 +132,21 @@ impl KernelTables {
         self.in_force = control;
         // ANCHOR_END: apply
         Ok(())
+    }
+
+    fn origin(&self, slot: u32) -> Origin {
+        let of = &self.capacities;
+        Origin {
+            slot,
+            node_v4: slot * of.nodes_v4,
+            node_v6: slot * of.nodes_v6,
+            class_number: slot * pairs(of.class_numbers) * 2,
+            class: slot * of.classes,
+            partition: slot * 2 * MAX_PARTITIONS as u32,
+            group: slot * of.groups,
+            record: slot * of.records,
+            rule: slot * of.rules,
+        }
     }
 
     /// Puts a mode into force, between two packets.

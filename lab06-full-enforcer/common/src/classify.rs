@@ -1,147 +1,494 @@
-//! Which rules match a key: a few look-ups, and what their answers have in common.
+//! Which rule matches a packet: five look-ups, and a search in what they leave.
 //!
-//! Bounded whatever the policy: four searches of at most eight steps, and three words by index.
+//! Bounded whatever the policy: the compiler computes the worst case, and refuses a policy whose search would take more
+//! than [`MAX_STEPS`].
 
 use lab02_xdp_firewall_common::prefix_set::tree::KeyV6;
 
 use crate::{
     key::{Direction, Key},
-    table::{Config, Field, Tables},
+    table::{
+        Class, Config, FIELDS, Field, Kind, Lookup, MAX_PARTITIONS, NO_GROUPS, NUMBER_BITS, Partitions, Record, Rule,
+        Sought, Tables,
+    },
     veil::Veil,
 };
 
+/// How many steps a search may take: one for each partition taken up, and one for each record compared.
+pub const MAX_STEPS: u32 = 1024;
+
+/// No rule, where the number of one is expected.
+pub const NO_RULE: u32 = u32::MAX;
+
 /// Looks a key up, field by field.
-#[derive(Clone, Copy)]
 pub struct Classifier<'a, T> {
     /// The policy.
     pub config: &'a Config,
     /// The content of the arrays.
     pub tables: &'a T,
-    /// Keeps it short for the verifier.
-    pub veil: Veil,
 }
 
-impl<T: Tables> Classifier<'_, T> {
-    /// The rules that match, as a mask: bit `n` for the rule that is number `n` in the order of matching.
+/// What is sought: packed into three numbers, since the verifier of Linux 5.10 lets only numbers into a function that it
+/// follows once for all.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Question {
+    /// The numbers of the classes of source (in the upper half) and destination.
+    pub addresses: u64,
+    /// The numbers of the classes of the first field (in the upper half) and the second.
+    pub ports: u64,
+    /// The number of the class of the protocol (in the upper half); from the lowest bit on: a byte each for slot,
+    /// direction and kind.
+    pub rest: u64,
+}
+
+impl Question {
+    /// The numbers of the classes, by [`Field`].
     #[inline(always)]
-    pub fn matching(&self, key: &Key, direction: Direction) -> u64 {
-        // ANCHOR: matching
-        self.of_direction(direction)
-            & self.content_with_source(key)
-            & self.content_with_destination(key)
-            & self.content_with_protocol(key)
-            & self.content_with_source_port(key)
-            & self.content_with_destination_port(key)
-            & self.content_with_icmp(key)
-        // ANCHOR_END: matching
+    const fn class_numbers(self) -> [u32; FIELDS] {
+        [
+            (self.addresses >> 32) as u32,
+            self.addresses as u32,
+            (self.ports >> 32) as u32,
+            self.ports as u32,
+            (self.rest >> 32) as u32,
+        ]
     }
 
-    /// The rules for packets of this direction.
     #[inline(always)]
-    pub fn of_direction(&self, direction: Direction) -> u64 {
-        match direction {
-            Direction::Ingress => self.config.ingress,
-            Direction::Egress => self.config.egress,
+    const fn slot(self) -> u32 {
+        (self.rest & 0xff) as u32
+    }
+
+    #[inline(always)]
+    const fn direction(self) -> usize {
+        (self.rest >> 8 & 1) as usize
+    }
+
+    #[inline(always)]
+    const fn kind(self) -> usize {
+        (self.rest >> 16 & 0xff) as usize
+    }
+}
+
+// Not derived, which would ask the same of the tables.
+impl<T> Clone for Classifier<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Classifier<'_, T> {}
+
+impl<T: Tables> Classifier<'_, T> {
+    /// Read each time it is needed: a number less to be kept on the stack meanwhile.
+    #[inline(always)]
+    pub(crate) fn veil(&self) -> Veil {
+        Veil::new(self.config.veil)
+    }
+
+    /// The numbers of the classes of a packet's fields, and what it is, as a question.
+    #[inline(always)]
+    pub fn question(&self, key: &Key, direction: Direction, kind: u32) -> Question {
+        // ANCHOR: question
+        Question {
+            addresses: self.source(key) << 32 | self.destination(key),
+            ports: self.number_at(&self.config.first, key.upper.first()) << 32
+                | self.number_at(&self.config.second, key.upper.second()),
+            rest: self.protocol(key) << 32 | u64::from(self.about(direction, kind)),
+        }
+        // ANCHOR_END: question
+    }
+
+    /// A question about a frame that is not IP, of which no field is looked at.
+    #[inline(always)]
+    pub fn question_without_ip(&self, direction: Direction) -> Question {
+        Question {
+            addresses: 0,
+            ports: 0,
+            rest: u64::from(self.about(direction, Kind::NotIp as u32)),
         }
     }
 
-    /// The rules that are content with the source address.
     #[inline(always)]
-    pub fn content_with_source(&self, key: &Key) -> u64 {
-        let content = if key.ip_version == 4 {
-            let address = u32::from_be_bytes(key.source.ipv4());
-            self.mask_at(position_of_number(&self.config.source_v4, address, self.tables))
+    fn about(&self, direction: Direction, kind: u32) -> u32 {
+        kind << 16 | (direction as u32) << 8 | self.config.slot & 0xff
+    }
+
+    #[inline(always)]
+    fn source(&self, key: &Key) -> u64 {
+        if key.ip_version == 4 {
+            self.number_at(&self.config.source_v4, u32::from_be_bytes(key.source.ipv4()))
         } else {
-            let octets = key.source.ipv6();
-            self.mask_at(position_of_address_v6(&self.config.source_v6, &octets, self.tables))
-        };
-        self.veil.over(content)
+            self.number_at_v6(&self.config.source_v6, &key.source.ipv6())
+        }
     }
 
-    /// The rules that are content with the destination address.
     #[inline(always)]
-    pub fn content_with_destination(&self, key: &Key) -> u64 {
-        let content = if key.ip_version == 4 {
-            let address = u32::from_be_bytes(key.destination.ipv4());
-            self.mask_at(position_of_number(&self.config.destination_v4, address, self.tables))
+    fn destination(&self, key: &Key) -> u64 {
+        if key.ip_version == 4 {
+            self.number_at(&self.config.destination_v4, u32::from_be_bytes(key.destination.ipv4()))
         } else {
-            let octets = key.destination.ipv6();
-            self.mask_at(position_of_address_v6(
-                &self.config.destination_v6,
-                &octets,
-                self.tables,
-            ))
-        };
-        self.veil.over(content)
-    }
-
-    /// The rules that are content with the protocol.
-    #[inline(always)]
-    pub fn content_with_protocol(&self, key: &Key) -> u64 {
-        self.mask_at(self.config.first_protocol + u32::from(key.protocol))
-    }
-
-    /// The rules that are content with the source port, or with there being none.
-    #[inline(always)]
-    pub fn content_with_source_port(&self, key: &Key) -> u64 {
-        self.of_port(&self.config.source_port, key, key.source_port)
-    }
-
-    /// The rules that are content with the destination port, or with there being none.
-    #[inline(always)]
-    pub fn content_with_destination_port(&self, key: &Key) -> u64 {
-        self.of_port(&self.config.destination_port, key, key.destination_port)
-    }
-
-    /// The rules that are content with the ICMP type and code, or with there being none.
-    #[inline(always)]
-    pub fn content_with_icmp(&self, key: &Key) -> u64 {
-        let content = if key.has_icmp == 0 {
-            self.config.without_icmp
-        } else {
-            self.mask_at(self.config.first_icmp_type + u32::from(key.icmp_type))
-                & self.mask_at(self.config.first_icmp_code + u32::from(key.icmp_code))
-        };
-        self.veil.over(content)
+            self.number_at_v6(&self.config.destination_v6, &key.destination.ipv6())
+        }
     }
 
     #[inline(always)]
-    fn of_port(&self, field: &Field, key: &Key, port: u16) -> u64 {
-        let content = if key.has_ports == 0 {
-            self.config.without_ports
-        } else {
-            self.mask_at(position_of_number(field, u32::from(port), self.tables))
-        };
-        self.veil.over(content)
+    fn protocol(&self, key: &Key) -> u64 {
+        self.number(self.config.first_protocol + u32::from(key.upper.protocol))
     }
 
-    /// A mask that is not there, which a compiler rules out, is content with nothing.
     #[inline(always)]
-    fn mask_at(&self, index: u32) -> u64 {
-        self.veil.over(self.tables.mask(index).unwrap_or(0))
+    fn number_at(&self, lookup: &Lookup, value: u32) -> u64 {
+        self.number(position(lookup, value, self.tables))
+    }
+
+    #[inline(always)]
+    fn number_at_v6(&self, lookup: &Lookup, octets: &[u8; 16]) -> u64 {
+        self.number(position_v6(lookup, octets, self.tables))
+    }
+
+    /// Where there is nothing, which a compiler rules out, the first class stands in.
+    #[inline(always)]
+    fn number(&self, index: u32) -> u64 {
+        self.veil()
+            .over(u64::from(self.tables.class_number(index).unwrap_or(0)))
     }
 }
 
-/// Where there is no mask.
+/// Where there is no position.
 const NOWHERE: u32 = u32::MAX;
 
 // Not inlined, so that the verifier and the stack of 512 bytes meet them one by one and not all at once.
 
-/// The index of the mask for a number.
+/// The index of the number of the class of a value.
 #[inline(never)]
-fn position_of_number<T: Tables>(field: &Field, number: u32, tables: &T) -> u32 {
-    match field.tree.position(|index| tables.node_v4(index), number) {
-        Some(position) => field.first_mask + position,
+fn position<T: Tables>(lookup: &Lookup, value: u32, tables: &T) -> u32 {
+    match lookup.tree.position(|index| tables.node_v4(index), value) {
+        Some(position) => lookup.first + position,
         None => NOWHERE,
     }
 }
 
-/// The index of the mask for an address of IPv6.
+/// The index of the number of the class of an address of IPv6.
 #[inline(never)]
-fn position_of_address_v6<T: Tables>(field: &Field, octets: &[u8; 16], tables: &T) -> u32 {
+fn position_v6<T: Tables>(lookup: &Lookup, octets: &[u8; 16], tables: &T) -> u32 {
     let address = KeyV6::from_octets(octets);
-    match field.tree.position(|index| tables.node_v6(index), address) {
-        Some(position) => field.first_mask + position,
+    match lookup.tree.position(|index| tables.node_v6(index), address) {
+        Some(position) => lookup.first + position,
         None => NOWHERE,
     }
 }
+
+/// The number of the first rule that decides, or [`NO_RULE`].
+#[inline(always)]
+pub fn first_match<T: Tables>(tables: &T, question: Question) -> u32 {
+    let Some(mut search) = Search::new(tables, question, Sought::Deciding) else {
+        return NO_RULE;
+    };
+    // ANCHOR: search
+    let mut found = NO_RULE;
+    for _ in 0..MAX_PARTITIONS {
+        let Some(partition) = search.next() else { break };
+        match tables.probe(search.probe(partition, found)) {
+            // The partitions come in the order of their best rules, and this one's is behind what was found.
+            NOTHING_BETTER => break,
+            NO_RULE => {}
+            rule => found = rule,
+        }
+        // The verifier is not to tell one turn from the other by what was found.
+        found = search.veil().over(u64::from(found)) as u32;
+    }
+    // ANCHOR_END: search
+    found
+}
+
+/// Tells `each` of the rules that only count and come before the rule of this number. (In no order.)
+#[inline(always)]
+pub fn counting_matches<T: Tables>(tables: &T, question: Question, before: u32, mut each: impl FnMut(Rule)) {
+    let Some(mut search) = Search::new(tables, question, Sought::Counting) else {
+        return;
+    };
+    for _ in 0..MAX_PARTITIONS {
+        let Some(partition) = search.next() else { break };
+        match tables.probe(search.probe(partition, before)) {
+            NOTHING_BETTER => break,
+            NO_RULE => {}
+            number => {
+                if let Some(rule) = tables.rule(search.config.first_rule + number) {
+                    each(rule);
+                }
+            }
+        }
+    }
+}
+
+/// How many steps the search for the deciding rule takes: a step is a partition taken up, or a record compared.
+pub fn steps<T: Tables>(tables: &T, question: Question) -> u32 {
+    let mut steps = 0;
+    if let Some(mut search) = Search::new(tables, question, Sought::Deciding) {
+        let mut found = NO_RULE;
+        while let Some(partition) = search.next() {
+            match probe(tables, search.probe(partition, found), || steps += 1) {
+                NOTHING_BETTER => break,
+                NO_RULE => {}
+                rule => found = rule,
+            }
+        }
+    }
+    steps
+}
+
+/// The class of a packet in a field.
+///
+/// # Panics
+///
+/// If the tables are not what the question was made of.
+pub fn class_of<T: Tables>(tables: &T, question: Question, field: Field) -> &Class {
+    let number = question.class_numbers()[field as usize];
+    let config = tables.config(question.slot()).expect("the slot is there");
+    tables.class(config.first_class + number).expect("the class is there")
+}
+
+/// The boxes among which the deciding rule is sought, before any field is looked at.
+///
+/// # Panics
+///
+/// As above.
+pub fn in_question<T: Tables>(tables: &T, question: Question) -> impl Iterator<Item = &Record> {
+    let config = tables.config(question.slot()).expect("the slot is there");
+    let pending = view(config, question, Sought::Deciding);
+    let first = first_partition(config, question);
+    let is_pending = move |number: &u32| pending[*number as usize / 64] >> (number % 64) & 1 != 0;
+    let partitions = (0..MAX_PARTITIONS as u32).filter(is_pending);
+    let partitions = partitions.filter_map(move |number| tables.partition(first + number));
+    partitions.flat_map(move |partition| {
+        let records = (0..partition.count).map(move |number| partition.first + number);
+        records.filter_map(|index| tables.record(index))
+    })
+}
+
+#[inline(always)]
+fn first_partition(config: &Config, question: Question) -> u32 {
+    config.first_partition + question.direction() as u32 * MAX_PARTITIONS as u32
+}
+
+/// The partitions in which the packet's rule may be, as far as one knows before any field is looked at.
+#[inline(always)]
+fn view(config: &Config, question: Question, sought: Sought) -> Partitions {
+    let of_kind = config
+        .views
+        .get(question.direction())
+        .and_then(|kinds| kinds.get(question.kind()));
+    of_kind.map_or([0; 2], |[deciding, counting]| match sought {
+        Sought::Deciding => *deciding,
+        Sought::Counting => *counting,
+    })
+}
+
+/// What is asked of a partition, packed into five numbers: see [`Question`] on why.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probe {
+    /// The index of the partition (in the upper half), and the number before which a rule has to be to count.
+    pub partition: u64,
+    /// The ranks of source (in the upper half) and destination.
+    pub addresses: u64,
+    /// The ranks of the first field (in the upper half) and the second.
+    pub ports: u64,
+    /// The rank of the protocol.
+    pub protocol: u64,
+    /// The lists that the packet is on.
+    pub member_of: u64,
+}
+
+impl Probe {
+    /// By [`Field`].
+    #[inline(always)]
+    const fn ranks(self) -> [u32; FIELDS] {
+        [
+            (self.addresses >> 32) as u32,
+            self.addresses as u32,
+            (self.ports >> 32) as u32,
+            self.ports as u32,
+            self.protocol as u32,
+        ]
+    }
+}
+
+/// What a probe says of a partition in which there is no rule before the limit, nor is one in those behind it.
+pub const NOTHING_BETTER: u32 = u32::MAX - 1;
+
+/// The number of the rule in a partition that holds the packet, if it is before the limit; [`NO_RULE`] if none does, or
+/// [`NOTHING_BETTER`]. Says `on_step` whenever a partition or a record is looked at.
+#[inline(always)]
+pub fn probe<T: Tables>(tables: &T, probe: Probe, mut on_step: impl FnMut()) -> u32 {
+    let limit = probe.partition as u32;
+    let Some(partition) = tables.partition((probe.partition >> 32) as u32) else {
+        return NOTHING_BETTER;
+    };
+    on_step();
+    if partition.best >= limit {
+        return NOTHING_BETTER;
+    }
+    let ranks = probe.ranks();
+    let mut first = u64::from(partition.first);
+    let mut count = u64::from(partition.count);
+    // ANCHOR: group
+    if partition.groups != NO_GROUPS {
+        let mut rank = 0;
+        for (of_field, mask) in ranks.iter().zip(partition.grouped_by) {
+            rank |= of_field & mask;
+        }
+        let Some(group) = tables.group(partition.groups + rank) else {
+            return NO_RULE;
+        };
+        if group.best() >= limit {
+            return NO_RULE;
+        }
+        first += u64::from(group.offset());
+        count = u64::from(group.count());
+    }
+    // ANCHOR_END: group
+    // Any number from a map.
+    let veil = Veil::new(u64::from(partition.places));
+    // ANCHOR: halve
+    for _ in 0..=NUMBER_BITS {
+        if count == 0 {
+            break;
+        }
+        on_step();
+        let half = count >> 1;
+        let Some(record) = tables.record((first + half) as u32) else {
+            break;
+        };
+        let Sides { below, above } = Sides::of(ranks, record, partition.places);
+        let outside = below | above;
+        if outside == 0 {
+            // No other record of this partition can hold the packet.
+            let is_member = record.member_of & !probe.member_of == 0;
+            return if is_member && record.rule < limit {
+                record.rule
+            } else {
+                NO_RULE
+            };
+        }
+        // The first field in the partition's order that is outside decides on which side to go on.
+        if outside & outside.wrapping_neg() & below != 0 {
+            count = half;
+        } else {
+            first += half + 1;
+            count -= half + 1;
+        }
+        // The verifier is not to tell one turn from the other by these.
+        first = veil.over(first);
+        count = veil.over(count);
+    }
+    // ANCHOR_END: halve
+    NO_RULE
+}
+
+/// A search in the partitions, those with the best rules first.
+struct Search<'a> {
+    config: &'a Config,
+    /// The index of partition 0 of the direction.
+    first_partition: u32,
+    /// What is still to be searched.
+    pending: Partitions,
+    /// What is asked of each.
+    probe: Probe,
+}
+
+impl<'a> Search<'a> {
+    #[inline(always)]
+    fn new<T: Tables>(tables: &'a T, question: Question, sought: Sought) -> Option<Self> {
+        let config = tables.config(question.slot())?;
+        let [mut low, mut high] = view(config, question, sought);
+        let mut ranks = [0; FIELDS];
+        let mut member_of = 0;
+        // ANCHOR: classes
+        for (number, rank) in question.class_numbers().into_iter().zip(&mut ranks) {
+            let class = tables.class(config.first_class + number)?;
+            let [for_low, for_high] = class.partitions.get(question.direction())?;
+            low &= for_low;
+            high &= for_high;
+            member_of |= class.member_of;
+            *rank = u64::from(class.rank);
+        }
+        // ANCHOR_END: classes
+        let [source, destination, first, second, protocol] = ranks;
+        Some(Self {
+            config,
+            first_partition: first_partition(config, question),
+            pending: [low, high],
+            probe: Probe {
+                partition: 0,
+                addresses: source << 32 | destination,
+                ports: first << 32 | second,
+                protocol,
+                member_of,
+            },
+        })
+    }
+
+    /// Read each time, as above.
+    #[inline(always)]
+    fn veil(&self) -> Veil {
+        Veil::new(self.config.veil)
+    }
+
+    /// The index of the next partition.
+    #[inline(always)]
+    fn next(&mut self) -> Option<u32> {
+        // The verifier is not to tell one turn from the other by what is left.
+        let [low, high] = self.pending.map(|word| self.veil().over(word));
+        if low != 0 {
+            self.pending = [low & (low - 1), high];
+            Some(self.first_partition + low.trailing_zeros())
+        } else if high != 0 {
+            self.pending = [low, high & (high - 1)];
+            Some(self.first_partition + 64 + high.trailing_zeros())
+        } else {
+            None
+        }
+    }
+
+    /// What is asked of this one.
+    #[inline(always)]
+    fn probe(&self, partition: u32, limit: u32) -> Probe {
+        Probe {
+            partition: u64::from(partition) << 32 | u64::from(limit),
+            ..self.probe
+        }
+    }
+}
+
+/// The fields in which a packet is outside a box, a bit each at its place in the partition's order.
+struct Sides {
+    below: u64,
+    above: u64,
+}
+
+impl Sides {
+    /// Compares every field, without a branch: the verifier would have to follow each of its ways in each of the turns.
+    #[inline(always)]
+    fn of(ranks: [u32; FIELDS], record: &Record, places: u32) -> Self {
+        // ANCHOR: sides
+        let mut sides = Self {
+            below: ALL_FIELDS,
+            above: ALL_FIELDS,
+        };
+        for ((rank, [lowest, highest]), field) in ranks.into_iter().zip(record.ranks).zip(Field::ALL) {
+            // The sign of a difference that cannot overflow: 1 if the first is not above the second.
+            let not_above = |one: u32, other: u32| (i64::from(one) - i64::from(other) - 1).cast_unsigned() >> 63;
+            let place = places >> (4 * field as u32) & 0xf;
+            sides.below ^= not_above(lowest, rank) << place;
+            sides.above ^= not_above(rank, highest) << place;
+        }
+        sides
+        // ANCHOR_END: sides
+    }
+}
+
+/// A bit for each field.
+const ALL_FIELDS: u64 = (1 << FIELDS) - 1;

@@ -65,11 +65,10 @@ impl Reason {
     }
 }
 
-/// How many rules can be counted apart: those in force and those whose counters wait for them to come back.
-pub const MAX_IDS: u32 = 256;
-
-/// How many counters there are by rule.
-pub const BY_RULE: u32 = MAX_IDS * Outcome::COUNT;
+/// How many counters there are for so many ids of rules.
+pub const fn by_rule_len(ids: u32) -> u32 {
+    ids * Outcome::COUNT
+}
 
 /// How many counters there are by hook and reason.
 pub const BY_REASON: u32 = Hook::COUNT * Reason::COUNT * Outcome::COUNT;

@@ -7,11 +7,11 @@ use lab01_count_packets_common::{
 use lab02_xdp_firewall_common::transport::{Malformed, Transport, Upper};
 
 use crate::{
-    classify::Classifier,
+    classify::{Classifier, NO_RULE, Question},
     control::Mode,
     counters::{Outcome, Reason},
-    key::{Direction, Essential, Hook, Key},
-    table::{Action, Rule, RuleMode, Tables},
+    key::{Direction, Essential, Hook, Key, UpperKey},
+    table::{Action, Kind, Rule, RuleMode, Tables},
     veil::Veil,
 };
 
@@ -83,10 +83,12 @@ pub struct Decision {
     pub blocks: u8,
     /// Why.
     pub reason: Reason,
-    /// The rule, where one is the reason.
+    /// The number of the rule in the order of matching, where one is the reason; else [`NO_RULE`].
+    pub number: u32,
+    /// The rule.
     pub rule: Rule,
-    /// The rules that only count and come before, as a mask.
-    pub logged: u64,
+    /// What was asked, for those who want to know which rules only count it.
+    pub question: Question,
 }
 
 /// Decides about packets by a policy.
@@ -94,23 +96,39 @@ impl<T: Tables> Classifier<'_, T> {
     /// Decides about a packet of IP: essentials, classify.
     #[inline(always)]
     pub fn decide(&self, key: &Key, direction: Direction, is_loopback: bool) -> Decision {
-        // ANCHOR: decide
-        let matching = self.matching(key, direction);
-        match self.essential(key, direction, is_loopback) {
-            None => self.first_of(matching, self.by_default(direction)),
-            Some(essential) => self.first_of(matching & self.named(essential), BY_ESSENTIALS),
+        let (question, otherwise) = self.ask(key, direction, is_loopback);
+        let number = self.tables.first_match(question);
+        match self.rule(number) {
+            None => Decision { question, ..otherwise },
+            Some(rule) => Decision {
+                blocks: rule.action & Action::Block as u8,
+                reason: Reason::Rule,
+                number,
+                rule,
+                question,
+            },
         }
-        // ANCHOR_END: decide
     }
 
-    /// Decides about a frame that is not IP.
+    /// What to ask about a packet of IP, and what holds if no rule answers.
     #[inline(always)]
-    fn decide_without_ip(&self, direction: Direction) -> Decision {
+    fn ask(&self, key: &Key, direction: Direction, is_loopback: bool) -> (Question, Decision) {
+        // ANCHOR: ask
+        let (kind, otherwise) = match self.essential(key, direction, is_loopback) {
+            None => (Kind::Ordinary as u32, self.by_default(direction)),
+            Some(essential) => (Kind::Essential as u32 + essential as u32, BY_ESSENTIALS),
+        };
+        (self.question(key, direction, kind), otherwise)
+        // ANCHOR_END: ask
+    }
+
+    /// What to ask about a frame that is not IP, and what holds if no rule answers.
+    #[inline(always)]
+    fn ask_without_ip(&self, direction: Direction) -> (Question, Decision) {
         if self.config.essentials != 0 {
-            return BY_ESSENTIALS;
+            return (NOTHING_ASKED, BY_ESSENTIALS);
         }
-        let matching = self.of_direction(direction) & self.config.without_ip;
-        self.first_of(matching, self.by_default(direction))
+        (self.question_without_ip(direction), self.by_default(direction))
     }
 
     #[inline(always)]
@@ -121,88 +139,74 @@ impl<T: Tables> Classifier<'_, T> {
         key.essential(direction, is_loopback)
     }
 
-    /// The rules that name an essential.
-    #[inline(always)]
-    fn named(&self, essential: Essential) -> u64 {
-        let [loopback, neighbour_discovery, multicast_listener, dhcp_client] = self.config.named;
-        match essential {
-            Essential::Loopback => loopback,
-            Essential::NeighbourDiscovery => neighbour_discovery,
-            Essential::MulticastListener => multicast_listener,
-            Essential::DhcpClient => dhcp_client,
-        }
-    }
-
     #[inline(always)]
     fn by_default(&self, direction: Direction) -> Decision {
         let blocks = match direction {
             Direction::Ingress => self.config.block_ingress,
             Direction::Egress => self.config.block_egress,
         };
-        Decision {
-            blocks,
-            reason: Reason::Default,
-            rule: NO_RULE,
-            logged: 0,
-        }
+        Decision { blocks, ..BY_DEFAULT }
     }
 
-    /// What the first rule among the `matching` ones says that does not only count, else what holds `otherwise`.
+    /// The rule of this number; none for [`NO_RULE`].
     #[inline(always)]
-    fn first_of(&self, matching: u64, otherwise: Decision) -> Decision {
-        // ANCHOR: first
-        let deciding = matching & !self.config.log;
-        // The lowest bit alone; the bits below it are the rules that come before.
-        let first = deciding & deciding.wrapping_neg();
-        let logged = matching & self.config.log & first.wrapping_sub(1);
-        let rule = if first == 0 {
-            None
-        } else {
-            self.tables.rule(self.config.first_rule + first.trailing_zeros())
-        };
-        // ANCHOR_END: first
-        match rule {
-            None => Decision { logged, ..otherwise },
-            Some(rule) => Decision {
-                blocks: rule.action & Action::Block as u8,
-                reason: Reason::Rule,
-                rule,
-                logged,
-            },
+    fn rule(&self, number: u32) -> Option<Rule> {
+        if number == NO_RULE {
+            return None;
         }
+        self.tables.rule(self.config.first_rule + number)
     }
 }
 
-const BY_ESSENTIALS: Decision = Decision {
+const BY_DEFAULT: Decision = Decision {
     blocks: 0,
-    reason: Reason::Essential,
-    rule: NO_RULE,
-    logged: 0,
+    reason: Reason::Default,
+    number: NO_RULE,
+    rule: WITHOUT_RULE,
+    question: NOTHING_ASKED,
 };
 
-const NO_RULE: Rule = Rule {
+const BY_ESSENTIALS: Decision = Decision {
+    reason: Reason::Essential,
+    ..BY_DEFAULT
+};
+
+const WITHOUT_RULE: Rule = Rule {
     id: 0,
     action: 0,
     mode: 0,
     padding: [0; 2],
 };
 
+/// About a packet that no rule was asked about: there is no such kind, so none counts it either.
+const NOTHING_ASKED: Question = Question {
+    addresses: 0,
+    ports: 0,
+    rest: 0xff << 16,
+};
+
 /// The packet that is being decided about: its headers, and then the decision.
 ///
-/// The stages are functions of their own that talk through this, and not inlined: see lab02's `Inspection` on why.
+/// The stages are functions of their own that talk through this, and not inlined: see lab02's `Inspection` on why. Of the
+/// stack's 512 bytes a program at `cgroup_skb` has this and all that it calls, so the fields are as few as can be.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Inspection {
     headers: Headers,
     upper: Upper,
-    key: Key,
+    behind: UpperKey,
     malformed: Malformed,
     /// A [`Reason`].
-    reason: u32,
+    reason: u8,
     /// Not 0 if it is to be blocked.
-    blocks: u32,
+    blocks: u8,
+    /// The [`Mode`] of the control word.
+    mode: u8,
+    padding: u8,
+    /// The number of the rule in the order of matching.
+    number: u32,
     rule: Rule,
-    logged: u64,
+    question: Question,
 }
 
 impl Inspection {
@@ -210,29 +214,34 @@ impl Inspection {
     pub const EMPTY: Self = Self {
         headers: Headers::EMPTY,
         upper: Upper::EMPTY,
-        key: Key::EMPTY,
+        behind: UpperKey::EMPTY,
         malformed: Malformed::EthernetTruncated,
         reason: 0,
         blocks: 0,
-        rule: NO_RULE,
-        logged: 0,
+        mode: 0,
+        padding: 0,
+        number: NO_RULE,
+        rule: WITHOUT_RULE,
+        question: NOTHING_ASKED,
     };
 
     /// Decides about `packet`. What was decided about the last one is forgotten.
     #[inline(always)]
     pub fn decide<P: Parse, T: Tables>(&mut self, packet: &P, place: &Place, classifier: &Classifier<'_, T>) {
-        let veil = classifier.veil;
+        self.mode = classifier.veil().over(place.mode as u64) as u8;
         // ANCHOR: stages
-        if self.read_headers(packet, veil) && self.find_upper(packet, veil) && self.read_transport(packet, veil) {
-            self.blocks = self.judge(place.hook.direction(), place.is_loopback, classifier);
+        if self.read_headers(packet, classifier.veil())
+            && self.find_upper(packet, classifier.veil())
+            && self.read_transport(packet, classifier.veil())
+        {
+            self.ask(place.hook.direction(), place.is_loopback, *classifier);
+            self.judge(classifier);
         } else {
-            let malformed = Decision {
-                blocks: classifier.config.block_malformed,
-                reason: Reason::Malformed,
-                rule: NO_RULE,
-                logged: 0,
-            };
-            self.blocks = self.keep(malformed, veil);
+            self.question = NOTHING_ASKED;
+            self.number = NO_RULE;
+            self.rule = WITHOUT_RULE;
+            self.reason = Reason::Malformed as u8;
+            self.blocks = classifier.config.block_malformed;
         }
         // ANCHOR_END: stages
     }
@@ -240,49 +249,47 @@ impl Inspection {
     /// Why it meets its verdict.
     #[inline(always)]
     pub fn reason(&self) -> Reason {
-        Reason::from_index(self.reason)
+        Reason::from_index(u32::from(self.reason))
     }
 
-    /// What becomes of it in this mode.
+    /// What becomes of it.
     #[inline(always)]
-    pub fn outcome(&self, mode: Mode) -> Outcome {
+    pub fn outcome(&self) -> Outcome {
         if self.blocks == 0 {
             return Outcome::Passed;
         }
-        let mode = match self.rule.mode {
-            mode if mode == RuleMode::Observe as u8 => Mode::Observe,
-            mode if mode == RuleMode::Block as u8 => Mode::Block,
-            _ => mode,
+        let blocks = match self.rule.mode {
+            mode if mode == RuleMode::Observe as u8 => false,
+            mode if mode == RuleMode::Block as u8 => true,
+            _ => self.mode == Mode::Block as u8,
         };
-        match mode {
-            Mode::Observe => Outcome::Observed,
-            Mode::Block => Outcome::Dropped,
-        }
+        if blocks { Outcome::Dropped } else { Outcome::Observed }
     }
 
     /// The rule that is the reason, if one is.
     #[inline(always)]
     pub fn rule(&self) -> Option<Rule> {
-        (self.reason == Reason::Rule as u32).then_some(self.rule)
+        (self.reason == Reason::Rule as u8).then_some(self.rule)
     }
 
-    /// The rules that only count and come before, as a mask.
+    /// What was asked about it, and the number of the rule that decided, before which those come that only count; or
+    /// [`NO_RULE`].
     #[inline(always)]
-    pub fn logged(&self) -> u64 {
-        self.logged
+    pub fn asked(&self) -> (Question, u32) {
+        (self.question, self.number)
     }
 
     /// In which way it is malformed.
     #[inline(always)]
     pub fn malformed(&self) -> Option<Malformed> {
-        (self.reason == Reason::Malformed as u32).then_some(self.malformed)
+        (self.reason == Reason::Malformed as u8).then_some(self.malformed)
     }
 
     /// Its length as rules and counters have it: that of the IP packet, the same at every hook; for what is not IP or
     /// malformed the length `otherwise`, in which there is nothing better to believe.
     #[inline(always)]
     pub fn bytes(&self, otherwise: u64) -> u64 {
-        let is_ip = self.reason != Reason::Malformed as u32 && self.headers.ip_version != 0;
+        let is_ip = self.reason != Reason::Malformed as u8 && self.headers.ip_version != 0;
         let end = self.headers.payload_end();
         // A jumbogram says 0; it ends where the packet does.
         if !is_ip || end == usize::MAX {
@@ -317,7 +324,7 @@ impl Inspection {
     #[inline(never)]
     fn read_transport<P: Parse>(&mut self, packet: &P, veil: Veil) -> bool {
         match Transport::read(packet, &self.headers, &self.upper) {
-            Ok(transport) => self.key = Key::of(&self.headers, &self.upper, &transport).behind(veil),
+            Ok(transport) => self.behind = UpperKey::of(&self.upper, &transport, veil),
             Err(malformed) => return self.refuse(malformed),
         }
         true
@@ -329,25 +336,38 @@ impl Inspection {
         false
     }
 
-    /// Returns not 0 if the packet is to be blocked. (A function that returns nothing may leave a pointer to the stack in
-    /// the register for results, which the verifier refuses.)
+    /// Looks the fields up, and keeps what holds if no rule answers. (Returns something, since a function that returns
+    /// nothing may leave a pointer to the stack in the register for results, which the verifier refuses.)
     #[inline(never)]
-    fn judge<T: Tables>(&mut self, direction: Direction, is_loopback: bool, classifier: &Classifier<'_, T>) -> u32 {
-        let decision = if self.headers.ip_version == 0 {
-            classifier.decide_without_ip(direction)
+    fn ask<T: Tables>(&mut self, direction: Direction, is_loopback: bool, classifier: Classifier<'_, T>) -> u32 {
+        let (question, otherwise) = if self.headers.ip_version == 0 {
+            classifier.ask_without_ip(direction)
         } else {
-            classifier.decide(&self.key, direction, is_loopback)
+            let key = Key {
+                source: self.headers.source,
+                destination: self.headers.destination,
+                ip_version: self.headers.ip_version,
+                upper: self.behind,
+            };
+            classifier.ask(&key, direction, is_loopback)
         };
-        self.keep(decision, classifier.veil)
+        self.question = question;
+        self.reason = classifier.veil().over(u64::from(otherwise.reason as u32)) as u8;
+        self.blocks = classifier.veil().over(u64::from(otherwise.blocks)) as u8;
+        0
     }
 
+    /// Has the first rule that matches decide.
     #[inline(always)]
-    fn keep(&mut self, decision: Decision, veil: Veil) -> u32 {
-        self.reason = veil.over(u64::from(decision.reason as u32)) as u32;
-        self.rule = decision.rule;
-        self.rule.id = veil.over(u64::from(decision.rule.id)) as u32;
-        self.rule.mode = veil.over(u64::from(decision.rule.mode)) as u8;
-        self.logged = veil.over(decision.logged);
-        veil.over(u64::from(decision.blocks)) as u32
+    fn judge<T: Tables>(&mut self, classifier: &Classifier<'_, T>) {
+        // ANCHOR: judge
+        self.number = classifier.tables.first_match(self.question);
+        self.rule = WITHOUT_RULE;
+        if let Some(rule) = classifier.rule(self.number) {
+            self.rule = rule;
+            self.reason = Reason::Rule as u8;
+            self.blocks = rule.action & Action::Block as u8;
+        }
+        // ANCHOR_END: judge
     }
 }

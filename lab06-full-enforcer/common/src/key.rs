@@ -1,6 +1,6 @@
 //! What a rule can see of a packet.
 
-use lab01_count_packets_common::headers::{Address, Headers};
+use lab01_count_packets_common::headers::Address;
 use lab02_xdp_firewall_common::transport::{ICMP, ICMPV6, Part, Transport, UDP, Upper};
 
 use crate::veil::Veil;
@@ -68,6 +68,12 @@ impl Hook {
     }
 }
 
+/// Where types and codes of ICMP begin among the values of a field that has ports below.
+pub const ICMP_BASE: u32 = 1 << 16;
+
+/// The value of such a field for a packet that has neither.
+pub const NO_PORT: u32 = 1 << 17;
+
 /// What a rule can see of a packet of IP. Every field is always set.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,12 +82,20 @@ pub struct Key {
     pub source: Address,
     /// The destination address.
     pub destination: Address,
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// What is behind the IP header.
+    pub upper: UpperKey,
+}
+
+/// What a rule can see of what is behind the IP header.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UpperKey {
     /// In host order; 0 without ports.
     pub source_port: u16,
     /// In host order; 0 without ports.
     pub destination_port: u16,
-    /// 4 or 6.
-    pub ip_version: u8,
     /// The protocol behind IPv4's options or IPv6's extension headers.
     pub protocol: u8,
     /// The type of ICMP or ICMPv6; else 0.
@@ -92,65 +106,76 @@ pub struct Key {
     pub has_ports: u8,
     /// 1 if it has an ICMP type and code, which later fragments never do.
     pub has_icmp: u8,
-    /// Fills up to a multiple of eight bytes.
-    pub padding: [u8; 6],
+    /// Fills up to a multiple of four bytes.
+    pub padding: [u8; 3],
 }
 
-const _: () = assert!(size_of::<Key>() == 48);
+const _: () = assert!(size_of::<UpperKey>() == 12);
 
-impl Key {
+impl UpperKey {
     /// Of no packet.
     pub const EMPTY: Self = Self {
-        source: Address::from_ipv4([0; 4]),
-        destination: Address::from_ipv4([0; 4]),
         source_port: 0,
         destination_port: 0,
-        ip_version: 0,
         protocol: 0,
         icmp_type: 0,
         icmp_code: 0,
         has_ports: 0,
         has_icmp: 0,
-        padding: [0; 6],
+        padding: [0; 3],
     };
 
-    /// What the parsers have read, put together.
+    /// What the parsers have read, put together, with every field behind a [`Veil`] that the verifier could otherwise
+    /// tell two ways apart by.
     #[inline(always)]
-    pub fn of(headers: &Headers, upper: &Upper, transport: &Transport) -> Self {
+    pub fn of(upper: &Upper, transport: &Transport, veil: Veil) -> Self {
+        let has_icmp = matches!(upper.protocol, ICMP | ICMPV6) && upper.part as u8 != Part::Later as u8;
         Self {
-            source: headers.source,
-            destination: headers.destination,
             source_port: transport.source_port,
             destination_port: transport.destination_port,
-            ip_version: headers.ip_version,
-            protocol: upper.protocol,
+            protocol: veil.over(u64::from(upper.protocol)) as u8,
             icmp_type: transport.icmp_type,
             icmp_code: transport.icmp_code,
-            has_ports: u8::from(transport.has_ports),
-            has_icmp: u8::from(matches!(upper.protocol, ICMP | ICMPV6) && upper.part as u8 != Part::Later as u8),
-            padding: [0; 6],
+            has_ports: veil.over(u64::from(transport.has_ports)) as u8,
+            has_icmp: veil.over(u64::from(has_icmp)) as u8,
+            padding: [0; 3],
         }
     }
 
-    /// The same, with every field behind a [`Veil`] that the verifier could otherwise tell two ways apart by.
+    /// The source port or the type of ICMP, as the field is looked up: see [`NO_PORT`] and [`ICMP_BASE`].
     #[inline(always)]
-    #[must_use]
-    pub fn behind(mut self, veil: Veil) -> Self {
-        self.ip_version = veil.over(u64::from(self.ip_version)) as u8;
-        self.protocol = veil.over(u64::from(self.protocol)) as u8;
-        self.has_ports = veil.over(u64::from(self.has_ports)) as u8;
-        self.has_icmp = veil.over(u64::from(self.has_icmp)) as u8;
-        self
+    pub fn first(&self) -> u32 {
+        self.port_or(self.source_port, self.icmp_type)
     }
 
+    /// The destination port or the code of ICMP, as the field is looked up: see [`NO_PORT`] and [`ICMP_BASE`].
+    #[inline(always)]
+    pub fn second(&self) -> u32 {
+        self.port_or(self.destination_port, self.icmp_code)
+    }
+
+    #[inline(always)]
+    fn port_or(&self, port: u16, icmp: u8) -> u32 {
+        if self.has_ports != 0 {
+            u32::from(port)
+        } else if self.has_icmp != 0 {
+            ICMP_BASE + u32::from(icmp)
+        } else {
+            NO_PORT
+        }
+    }
+}
+
+impl Key {
     /// Which of the essentials it is, if any, on its way in `direction` over the loopback interface or another one.
     #[inline(always)]
     pub fn essential(&self, direction: Direction, is_loopback: bool) -> Option<Essential> {
         if is_loopback {
             return Some(Essential::Loopback);
         }
-        if self.ip_version == 6 && self.protocol == ICMPV6 && self.has_icmp != 0 {
-            return match self.icmp_type {
+        let upper = &self.upper;
+        if self.ip_version == 6 && upper.protocol == ICMPV6 && upper.has_icmp != 0 {
+            return match upper.icmp_type {
                 // Router and neighbour solicitation and advertisement, redirect: RFC 4861.
                 133..=137 => Some(Essential::NeighbourDiscovery),
                 // Multicast listener queries and reports: RFC 2710, RFC 3810.
@@ -158,12 +183,12 @@ impl Key {
                 _ => None,
             };
         }
-        if self.protocol != UDP || self.has_ports == 0 {
+        if upper.protocol != UDP || upper.has_ports == 0 {
             return None;
         }
         let (client, server) = match direction {
-            Direction::Ingress => (self.destination_port, self.source_port),
-            Direction::Egress => (self.source_port, self.destination_port),
+            Direction::Ingress => (upper.destination_port, upper.source_port),
+            Direction::Egress => (upper.source_port, upper.destination_port),
         };
         // RFC 2131 section 4.1, RFC 8415 section 7.2.
         let is_dhcp = matches!((self.ip_version, client, server), (4, 68, 67) | (6, 546, 547));

@@ -3,7 +3,7 @@
 //! - [`key`] is what a rule can see of a packet,
 //! - [`table`] is a compiled policy: records of a fixed size that lie in arrays,
 //! - [`control`] is the one word that says which of the tables is in force, and in which mode,
-//! - [`classify`] finds the rule for a key: the part that a better compiler will replace, with the tables that it walks,
+//! - [`classify`] finds the rule for a key,
 //! - [`decision`] puts it all in order, from the packet's bytes to what becomes of it,
 //! - [`sender`] tells at TC egress what was decided about before,
 //! - [`veil`] keeps the program short for the verifier,

@@ -1,16 +1,35 @@
 //! A compiled policy: records of a fixed size that lie in arrays.
 //!
-//! Each condition of a rule becomes a bit in masks, bit `n` for the rule that is number `n` in the order of matching. For
-//! every field there is a table from what stands in a packet to the mask of the rules that are content with it: addresses
-//! and ports are looked up in search trees over the intervals in which the same rules are content, protocols and ICMP
-//! types and codes are indices. The rules that match are what all masks have in common.
+//! A rule becomes boxes: an interval in each of five [fields](Field). What stands in a field of a packet is looked up in a
+//! search tree over the bounds of all intervals, which gives its [`Class`]; the classes of a field are ranked, and a box is
+//! kept as [intervals of ranks](Record). Boxes are divided into [partitions](Partition), such that those of one partition
+//! can be put in an order in which a packet is found by halving; a class says which partitions have something for it, and
+//! only what all five classes agree on is searched.
+//!
+//! The idea of the partitions is that of `PartitionSort` (Yingchareonthawornchai, Daly, Liu, Torng: A Sorted Partitioning
+//! Approach to High-speed and Fast-update `OpenFlow` Classification, ICNP 2016).
 
 use lab02_xdp_firewall_common::prefix_set::tree::{NodeV4, NodeV6, Tree};
 
-use crate::key::Essential;
+use crate::{
+    classify::{self, Probe, Question},
+    key::Essential,
+};
 
-/// How many rules a policy can have: a bit each in a word.
-pub const MAX_RULES: usize = 64;
+/// How many rules a policy can have. In tables, the number of a rule is below it.
+pub const MAX_RULES: usize = 1 << NUMBER_BITS;
+
+/// How many bits the number of a rule has, and that of a record within its partition.
+pub const NUMBER_BITS: u32 = 20;
+
+/// How many partitions there can be for each direction: a bit each in [`Partitions`].
+pub const MAX_PARTITIONS: usize = 128;
+
+/// How many lists can be told apart by membership: a bit each in [`Class::member_of`].
+pub const MAX_LISTS: usize = 64;
+
+/// How many fields a packet is sought by.
+pub const FIELDS: usize = 5;
 
 /// How many slots there are: the policy in force, and the one that is being written.
 pub const SLOTS: u32 = 2;
@@ -39,7 +58,7 @@ pub enum RuleMode {
     Block = 2,
 }
 
-/// A rule, as far as it is not in the masks.
+/// A rule, as far as it does not say which packets it matches.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
@@ -55,16 +74,174 @@ pub struct Rule {
 
 const _: () = assert!(size_of::<Rule>() == 8);
 
-/// A field that is looked up in a tree.
+/// What a packet is sought by.
+///
+/// Types and codes of ICMP share a field with ports, of which a packet has one or the other: see [`UpperKey::first`] and
+/// [`UpperKey::second`].
+///
+/// [`UpperKey::first`]: crate::key::UpperKey::first
+/// [`UpperKey::second`]: crate::key::UpperKey::second
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Field {
+    /// The source address.
+    Source = 0,
+    /// The destination address.
+    Destination = 1,
+    /// The source port, or the type of ICMP.
+    First = 2,
+    /// The destination port, or the code of ICMP.
+    Second = 3,
+    /// The protocol.
+    Protocol = 4,
+}
+
+impl Field {
+    /// All of them, in the order of their indices.
+    pub const ALL: [Self; FIELDS] = [
+        Self::Source,
+        Self::Destination,
+        Self::First,
+        Self::Second,
+        Self::Protocol,
+    ];
+}
+
+/// How the class of a value is found: by a tree.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Field {
-    /// The tree, over the first values of all intervals but the lowest; empty if every rule is content with every value.
+pub struct Lookup {
+    /// The tree, over the first values of all intervals but the lowest; empty if all values are of one class.
     pub tree: Tree,
-    /// The index of the mask of the tree's first position.
-    pub first_mask: u32,
+    /// The index of what [`Tables::class_number`] says for the tree's first position; those of the others follow.
+    pub first: u32,
     /// Fills up to a multiple of eight bytes.
     pub padding: u32,
+}
+
+/// A set of partitions of one direction: bit `n` of word `n / 64` for partition `n`.
+pub type Partitions = [u64; MAX_PARTITIONS / 64];
+
+/// What the values of a field have in common that no rule tells apart.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Class {
+    /// Its place among the intervals of the field: a box holds it if this is within the box's ranks.
+    pub rank: u32,
+    /// Fills up to a multiple of eight bytes.
+    pub padding: u32,
+    /// The long lists that its values are on, a bit each.
+    pub member_of: u64,
+    /// By direction, the partitions that have a box for it.
+    pub partitions: [Partitions; 2],
+}
+
+const _: () = assert!(size_of::<Class>() == 48);
+
+/// A box: what a rule wants of each field.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// By [`Field`], the lowest and the highest rank in it.
+    pub ranks: [[u32; 2]; FIELDS],
+    /// The number of its rule in the order of matching.
+    pub rule: u32,
+    /// Fills up to a multiple of eight bytes.
+    pub padding: u32,
+    /// The lists on which the packet has to be besides.
+    pub member_of: u64,
+}
+
+const _: () = assert!(size_of::<Record>() == 56);
+
+/// Boxes in an order in which they can be sought: two of them differ in the first field, in the partition's order of
+/// fields, in which their intervals are not the same; there they have nothing in common.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Partition {
+    /// The lowest number of a rule in it.
+    pub best: u32,
+    /// By field, four bits each: its place in the order in which fields are compared.
+    pub places: u32,
+    /// The index of its first record.
+    pub first: u32,
+    /// How many records it has.
+    pub count: u32,
+    /// The index of its [`Group`] for rank 0 of its first field, those of the others follow; [`NO_GROUPS`] if all
+    /// records are sought through.
+    pub groups: u32,
+    /// By [`Field`], all bits for the one whose rank says the group, and none for the others.
+    pub grouped_by: [u32; FIELDS],
+}
+
+const _: () = assert!(size_of::<Partition>() == 40);
+
+/// In [`Partition::groups`]: it is too small to have any.
+pub const NO_GROUPS: u32 = u32::MAX;
+
+/// The records of a partition with the same interval in the first field: how far they are from the partition's first,
+/// how many, and the lowest number of a rule among them, in [`NUMBER_BITS`] each.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Group(u64);
+
+impl Group {
+    /// From its parts, each below 2 to the power of [`NUMBER_BITS`].
+    pub const fn new(offset: u32, count: u32, best: u32) -> Self {
+        Self(offset as u64 | (count as u64) << NUMBER_BITS | (best as u64) << (2 * NUMBER_BITS))
+    }
+
+    /// How far the first of them is from the partition's first record.
+    #[inline(always)]
+    pub const fn offset(self) -> u32 {
+        self.0 as u32 & NUMBER_MASK
+    }
+
+    /// How many there are.
+    #[inline(always)]
+    pub const fn count(self) -> u32 {
+        (self.0 >> NUMBER_BITS) as u32 & NUMBER_MASK
+    }
+
+    /// The lowest number of a rule among them.
+    #[inline(always)]
+    pub const fn best(self) -> u32 {
+        (self.0 >> (2 * NUMBER_BITS)) as u32 & NUMBER_MASK
+    }
+}
+
+const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
+
+/// What a packet is to the rules, before any of its fields is looked at: which of them come into question at all.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// All rules.
+    Ordinary = 0,
+    /// The rules that name [`Essential::Loopback`]; the others of [`Essential`] follow.
+    Essential = 1,
+    /// The rules that are content with a frame that is not IP.
+    NotIp = 1 + Essential::COUNT,
+}
+
+impl Kind {
+    /// How many kinds there are.
+    pub const COUNT: usize = 2 + Essential::COUNT as usize;
+}
+
+/// What is sought among the rules.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sought {
+    /// The first that decides.
+    Deciding = 0,
+    /// All that only count.
+    Counting = 1,
+}
+
+impl Sought {
+    /// How many there are.
+    pub const COUNT: usize = 2;
 }
 
 /// A policy, but for the content of the arrays. Read once a packet.
@@ -72,41 +249,30 @@ pub struct Field {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// Source addresses of IPv4.
-    pub source_v4: Field,
+    pub source_v4: Lookup,
     /// Destination addresses of IPv4.
-    pub destination_v4: Field,
+    pub destination_v4: Lookup,
     /// Source addresses of IPv6.
-    pub source_v6: Field,
+    pub source_v6: Lookup,
     /// Destination addresses of IPv6.
-    pub destination_v6: Field,
-    /// Source ports.
-    pub source_port: Field,
-    /// Destination ports.
-    pub destination_port: Field,
-    /// The rules that hold for incoming packets.
-    pub ingress: u64,
-    /// The rules that hold for outgoing packets.
-    pub egress: u64,
-    /// The rules that are content with packets that have no ports.
-    pub without_ports: u64,
-    /// The rules that are content with packets that have no ICMP type.
-    pub without_icmp: u64,
-    /// The rules that are content with frames that are not IP.
-    pub without_ip: u64,
-    /// The rules that only count.
-    pub log: u64,
-    /// By [`Essential`], the rules that name it.
-    pub named: [u64; Essential::COUNT as usize],
-    /// The index of the mask of protocol 0; those of the others follow.
-    pub first_protocol: u32,
-    /// The index of the mask of ICMP type 0, as above.
-    pub first_icmp_type: u32,
-    /// The index of the mask of ICMP code 0, as above.
-    pub first_icmp_code: u32,
-    /// The index of the first rule.
-    pub first_rule: u32,
+    pub destination_v6: Lookup,
+    /// [`Field::First`].
+    pub first: Lookup,
+    /// [`Field::Second`].
+    pub second: Lookup,
+    /// By direction, by the index of a [`Kind`] and by [`Sought`], the partitions to be searched.
+    pub views: [[[Partitions; Sought::COUNT]; Kind::COUNT]; 2],
     /// Any number: see [`Veil`](crate::veil::Veil).
     pub veil: u64,
+    /// The index of what [`Tables::class_number`] says for protocol 0; those of the others follow.
+    pub first_protocol: u32,
+    /// The index of the class of number 0.
+    pub first_class: u32,
+    /// The index of the partition of number 0 for incoming packets; those for outgoing ones follow behind
+    /// [`MAX_PARTITIONS`].
+    pub first_partition: u32,
+    /// The index of the first rule.
+    pub first_rule: u32,
     /// 1 if incoming packets that no rule matches are blocked.
     pub block_ingress: u8,
     /// 1 if outgoing packets that no rule matches are blocked.
@@ -115,35 +281,73 @@ pub struct Config {
     pub block_malformed: u8,
     /// 1 if the essentials pass where no rule names them.
     pub essentials: u8,
-    /// Fills up to a multiple of eight bytes.
-    pub padding: [u8; 4],
+    /// The slot that it is in.
+    pub slot: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 6 * 72 + 10 * 8 + 4 * 4 + 8 + 8);
+const _: () = assert!(size_of::<Config>() == 6 * 72 + 2 * Kind::COUNT * 2 * 16 + 8 + 4 * 4 + 8);
 
 /// The arrays that hold the content of all slots.
 ///
 /// In an eBPF program they are maps; in `explain` and in tests they are slices.
 pub trait Tables {
+    /// The policy in this slot.
+    fn config(&self, slot: u32) -> Option<&Config>;
     /// The node at `index`; `None` beyond the array's end.
     fn node_v4(&self, index: u32) -> Option<&NodeV4>;
     /// The node at `index`; `None` beyond the array's end.
     fn node_v6(&self, index: u32) -> Option<&NodeV6>;
-    /// The mask at `index`; `None` beyond the array's end.
-    fn mask(&self, index: u32) -> Option<u64>;
+    /// The number of the class at `index`, which is that of a tree's position; `None` beyond the array's end.
+    fn class_number(&self, index: u32) -> Option<u32>;
+    /// The class at `index`; `None` beyond the array's end.
+    fn class(&self, index: u32) -> Option<&Class>;
+    /// The partition at `index`; `None` beyond the array's end.
+    fn partition(&self, index: u32) -> Option<&Partition>;
+    /// The group at `index`; `None` beyond the array's end.
+    fn group(&self, index: u32) -> Option<Group>;
+    /// The record at `index`; `None` beyond the array's end.
+    fn record(&self, index: u32) -> Option<&Record>;
     /// The rule at `index`; `None` beyond the array's end.
     fn rule(&self, index: u32) -> Option<Rule>;
+
+    /// Answers a question. A program has it answered by a function that the verifier follows only once.
+    #[inline(always)]
+    fn first_match(&self, question: Question) -> u32
+    where
+        Self: Sized,
+    {
+        classify::first_match(self, question)
+    }
+
+    /// Asks a partition. Likewise.
+    #[inline(always)]
+    fn probe(&self, probe: Probe) -> u32
+    where
+        Self: Sized,
+    {
+        classify::probe(self, probe, || {})
+    }
 }
 
 /// Where in the arrays the content of a slot begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
+    /// The slot.
+    pub slot: u32,
     /// In the array of IPv4 nodes.
     pub node_v4: u32,
     /// In the array of IPv6 nodes.
     pub node_v6: u32,
-    /// In the array of masks.
-    pub mask: u32,
+    /// In the array of the numbers of classes.
+    pub class_number: u32,
+    /// In the array of classes.
+    pub class: u32,
+    /// In the array of partitions.
+    pub partition: u32,
+    /// In the array of groups.
+    pub group: u32,
+    /// In the array of records.
+    pub record: u32,
     /// In the array of rules.
     pub rule: u32,
 }
@@ -152,31 +356,44 @@ impl Config {
     /// The same policy, with its content moved from the arrays' beginning to `origin`.
     #[must_use]
     pub fn moved_to(mut self, origin: Origin) -> Self {
-        for field in [
+        for lookup in [
             &mut self.source_v4,
             &mut self.destination_v4,
-            &mut self.source_port,
-            &mut self.destination_port,
+            &mut self.first,
+            &mut self.second,
         ] {
-            field.move_by(origin.node_v4, origin.mask);
+            lookup.move_by(origin.node_v4, origin.class_number);
         }
-        for field in [&mut self.source_v6, &mut self.destination_v6] {
-            field.move_by(origin.node_v6, origin.mask);
+        for lookup in [&mut self.source_v6, &mut self.destination_v6] {
+            lookup.move_by(origin.node_v6, origin.class_number);
         }
-        self.first_protocol += origin.mask;
-        self.first_icmp_type += origin.mask;
-        self.first_icmp_code += origin.mask;
+        self.slot = origin.slot;
+        self.first_protocol += origin.class_number;
+        self.first_class += origin.class;
+        self.first_partition += origin.partition;
         self.first_rule += origin.rule;
         self
     }
 }
 
-impl Field {
-    fn move_by(&mut self, nodes: u32, masks: u32) {
+impl Partition {
+    /// The same partition, as above.
+    #[must_use]
+    pub fn moved_to(mut self, origin: Origin) -> Self {
+        self.first += origin.record;
+        if self.groups != NO_GROUPS {
+            self.groups += origin.group;
+        }
+        self
+    }
+}
+
+impl Lookup {
+    fn move_by(&mut self, nodes: u32, numbers: u32) {
         for level in &mut self.tree.levels {
             level.first += nodes;
         }
-        self.first_mask += masks;
+        self.first += numbers;
     }
 }
 
@@ -186,4 +403,12 @@ mod pod {
     unsafe impl aya::Pod for super::Config {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Rule {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Class {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Partition {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Record {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Group {}
 }

@@ -14,10 +14,11 @@ use lab01_count_packets_ebpf::count_at;
 use lab02_xdp_firewall_common::transport::Malformed;
 use lab04_cgroup_policy_ebpf::IpPacket;
 use lab06_full_enforcer_common::{
-    counters::{self, BY_REASON, BY_RULE, Outcome},
+    classify::{Question, counting_matches},
+    counters::{self, BY_REASON, Outcome},
     decision::{Inspection, Parse},
     key::Hook,
-    table::{MAX_RULES, Tables},
+    table::Tables,
 };
 
 /// The packet of a `cgroup_skb` program, which begins with its IP header.
@@ -42,10 +43,13 @@ impl Parse for FromIp<'_> {
     }
 }
 
+/// How many counters by rule there are if the loader does not say how many.
+pub const LEAST_BY_RULE: usize = 1024;
+
 /// The counters of all programs.
 pub struct Counters<'a> {
     /// By rule and outcome.
-    pub by_rule: &'a PerCpuArray<Counter, { BY_RULE as usize }>,
+    pub by_rule: &'a PerCpuArray<Counter, LEAST_BY_RULE>,
     /// By hook, reason and outcome.
     pub by_reason: &'a PerCpuArray<Counter, { BY_REASON as usize }>,
     /// By the way in which a packet is malformed.
@@ -69,16 +73,11 @@ impl Counters<'_> {
         }
     }
 
-    /// Counts a packet under each of the rules that only count, whose first rule is at this index.
+    /// Counts a packet under each of the rules that only count and come before the rule of this number.
     #[inline(always)]
-    pub fn count_logged<T: Tables>(&self, logged: u64, bytes: u64, first_rule: u32, tables: &T) {
-        for number in 0..MAX_RULES as u32 {
-            if logged >> number & 1 == 0 {
-                continue;
-            }
-            if let Some(rule) = tables.rule(first_rule + number) {
-                count_at(self.by_rule, counters::by_rule(rule.id, Outcome::Passed), bytes);
-            }
-        }
+    pub fn count_matches<T: Tables>(&self, question: Question, before: u32, bytes: u64, tables: &T) {
+        counting_matches(tables, question, before, |rule| {
+            count_at(self.by_rule, counters::by_rule(rule.id, Outcome::Passed), bytes);
+        });
     }
 }

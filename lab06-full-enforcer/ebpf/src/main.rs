@@ -21,15 +21,14 @@ use lab02_xdp_firewall_common::{
 use lab03_tc_egress_ebpf::Frame;
 use lab04_cgroup_policy_ebpf::IpPacket;
 use lab06_full_enforcer_common::{
-    classify::Classifier,
+    classify::{self, Classifier, Probe, Question},
     control::Control,
-    counters::{BY_REASON, BY_RULE, Outcome},
+    counters::{BY_REASON, Outcome},
     decision::{FromEthernet, Inspection, Parse, Place},
     key::Hook,
-    table::{Config, MAX_RULES, Rule, SLOTS, Tables},
-    veil::Veil,
+    table::{Class, Config, Group, MAX_PARTITIONS, Partition, Record, Rule, SLOTS, Tables},
 };
-use lab06_full_enforcer_ebpf::{Counters, FromIp};
+use lab06_full_enforcer_ebpf::{Counters, FromIp, LEAST_BY_RULE};
 
 /// `BPF_F_MMAPABLE`: user space writes these arrays through its own memory, Linux 5.5.
 const MMAPABLE: usize = 1 << 10;
@@ -43,18 +42,27 @@ static CONTROL: Array<u64, 1, MMAPABLE> = Array::new();
 static CONFIGS: Array<Config, { SLOTS as usize }> = Array::new();
 
 #[btf_map]
-static RULES: Array<Rule, { SLOTS as usize * MAX_RULES }, MMAPABLE> = Array::new();
+static PARTITIONS: Array<Partition, { SLOTS as usize * 2 * MAX_PARTITIONS }, MMAPABLE> = Array::new();
 
-// The sizes of these three are set by the loader.
+// The sizes of these are set by the loader.
 #[btf_map]
 static NODES_V4: Array<NodeV4, 1024, MMAPABLE> = Array::new();
 #[btf_map]
 static NODES_V6: Array<NodeV6, 1024, MMAPABLE> = Array::new();
+/// Two numbers in a word, the first one in its lower half: the kernel gives a value eight bytes at least.
 #[btf_map]
-static MASKS: Array<u64, 1024, MMAPABLE> = Array::new();
+static CLASS_NUMBERS: Array<u64, 1024, MMAPABLE> = Array::new();
+#[btf_map]
+static CLASSES: Array<Class, 1024, MMAPABLE> = Array::new();
+#[btf_map]
+static GROUPS: Array<Group, 1024, MMAPABLE> = Array::new();
+#[btf_map]
+static RECORDS: Array<Record, 1024, MMAPABLE> = Array::new();
+#[btf_map]
+static RULES: Array<Rule, 1024, MMAPABLE> = Array::new();
+#[btf_map]
+static PACKETS_BY_RULE: PerCpuArray<Counter, LEAST_BY_RULE> = PerCpuArray::new();
 
-#[btf_map]
-static PACKETS_BY_RULE: PerCpuArray<Counter, { BY_RULE as usize }> = PerCpuArray::new();
 #[btf_map]
 static PACKETS_BY_REASON: PerCpuArray<Counter, { BY_REASON as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -69,7 +77,7 @@ static INSPECTION: PerCpuArray<Inspection, 1> = PerCpuArray::new();
 /// Decides about a frame that comes in.
 #[classifier]
 pub fn enforce_ingress(ctx: TcContext) -> i32 {
-    let (Some((control, config)), Some(inspection)) = (in_force(), INSPECTION.get_ptr_mut(0)) else {
+    let (Some((control, classifier)), Some(inspection)) = (in_force(), INSPECTION.get_ptr_mut(0)) else {
         return NEXT;
     };
     // SAFETY: the value is this CPU's own, and no other ingress program interrupts this one on the same CPU.
@@ -80,7 +88,7 @@ pub fn enforce_ingress(ctx: TcContext) -> i32 {
         is_loopback: false,
         mode: control.mode(),
     };
-    match enforce(inspection, &FromEthernet(&frame), frame.len(), &place, config) {
+    match enforce(inspection, &FromEthernet(&frame), || frame.len(), &place, &classifier) {
         Outcome::Passed | Outcome::Observed => NEXT,
         Outcome::Dropped => TC_ACT_SHOT,
     }
@@ -89,7 +97,7 @@ pub fn enforce_ingress(ctx: TcContext) -> i32 {
 /// Decides about a packet that a socket sends.
 #[cgroup_skb(egress)]
 pub fn enforce_egress(ctx: SkBuffContext) -> i32 {
-    let Some((control, config)) = in_force() else {
+    let Some((control, classifier)) = in_force() else {
         return ALLOW;
     };
     // On the stack, not in a map's value for this CPU: a task sends with softirqs enabled, and one of them may send
@@ -101,8 +109,13 @@ pub fn enforce_egress(ctx: SkBuffContext) -> i32 {
         is_loopback: packet.interface() == LOOPBACK,
         mode: control.mode(),
     };
-    let len = packet.len();
-    match enforce(&mut inspection, &FromIp(packet), len, &place, config) {
+    match enforce(
+        &mut inspection,
+        &FromIp(packet),
+        || IpPacket::of(&ctx).len(),
+        &place,
+        &classifier,
+    ) {
         Outcome::Passed | Outcome::Observed => ALLOW,
         Outcome::Dropped => DENY,
     }
@@ -121,39 +134,71 @@ const LOOPBACK: u32 = 1;
 
 /// The policy and the mode in force, by one reading of the control word.
 #[inline(always)]
-fn in_force() -> Option<(Control, &'static Config)> {
+fn in_force() -> Option<(Control, Classifier<'static, Maps>)> {
     let control = Control::from_word(*CONTROL.get(0)?);
     let config = CONFIGS.get(control.slot())?;
-    Some((control, config))
+    let classifier = Classifier { config, tables: &Maps };
+    Some((control, classifier))
 }
 
 /// Decides about a packet, counts it, and says what becomes of it.
 #[inline(always)]
-fn enforce<P: Parse>(inspection: &mut Inspection, packet: &P, len: u64, place: &Place, config: &Config) -> Outcome {
-    let classifier = Classifier {
-        config,
-        tables: &Maps,
-        veil: Veil::new(config.veil),
-    };
-    inspection.decide(packet, place, &classifier);
-    let bytes = inspection.bytes(len);
-    if inspection.logged() != 0 {
-        count_logged(inspection.logged(), bytes, config.first_rule);
-    }
-    let outcome = inspection.outcome(place.mode);
+fn enforce<P: Parse>(
+    inspection: &mut Inspection,
+    packet: &P,
+    len: impl FnOnce() -> u64,
+    place: &Place,
+    classifier: &Classifier<'_, Maps>,
+) -> Outcome {
+    inspection.decide(packet, place, classifier);
+    let bytes = inspection.bytes(len());
+    let (question, before) = inspection.asked();
+    count_matches(
+        question.addresses,
+        question.ports,
+        question.rest,
+        u64::from(before),
+        bytes,
+    );
+    let outcome = inspection.outcome();
     COUNTERS.count(place.hook, inspection, outcome, bytes);
     outcome
 }
 
-/// Counts a packet under each of the rules that only count.
-///
-/// The verifier follows a function that a program shows to the outside once, for any arguments, and not again for each
-/// way on which it is called (`do_check_subprogs` in `kernel/bpf/verifier.c`, Linux 5.6): of the million instructions
-/// that it is willing to follow, this loop took all.
+// ANCHOR: global
+// The verifier follows a function that a program shows to the outside once, for any arguments, and not again for each way
+// on which it is called (`do_check_subprogs` in `kernel/bpf/verifier.c`, Linux 5.6). Its arguments have to be numbers for
+// Linux before 5.13.
+
+/// The number of the first rule that decides about a packet, by a [`Question`]'s parts.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn count_logged(logged: u64, bytes: u64, first_rule: u32) -> u32 {
-    COUNTERS.count_logged(logged, bytes, first_rule, &Maps);
+pub extern "C" fn first_match(addresses: u64, ports: u64, rest: u64) -> u32 {
+    let question = Question { addresses, ports, rest };
+    classify::first_match(&Maps, question)
+}
+// ANCHOR_END: global
+
+/// What a partition says to a [`Probe`], by its parts.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn probe(partition: u64, addresses: u64, ports: u64, protocol: u64, member_of: u64) -> u32 {
+    let probe = Probe {
+        partition,
+        addresses,
+        ports,
+        protocol,
+        member_of,
+    };
+    classify::probe(&Maps, probe, || {})
+}
+
+/// Counts a packet of so many bytes under each of the rules that only count and come before the rule of this number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn count_matches(addresses: u64, ports: u64, rest: u64, before: u64, bytes: u64) -> u32 {
+    let question = Question { addresses, ports, rest };
+    COUNTERS.count_matches(question, before as u32, bytes, &Maps);
     0
 }
 
@@ -168,6 +213,11 @@ struct Maps;
 
 impl Tables for Maps {
     #[inline(always)]
+    fn config(&self, slot: u32) -> Option<&Config> {
+        CONFIGS.get(slot)
+    }
+
+    #[inline(always)]
     fn node_v4(&self, index: u32) -> Option<&NodeV4> {
         NODES_V4.get(index)
     }
@@ -178,13 +228,50 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn mask(&self, index: u32) -> Option<u64> {
-        MASKS.get(index).copied()
+    fn class_number(&self, index: u32) -> Option<u32> {
+        let pair = CLASS_NUMBERS.get(index / 2)?;
+        Some((pair >> (32 * (index & 1))) as u32)
+    }
+
+    #[inline(always)]
+    fn class(&self, index: u32) -> Option<&Class> {
+        CLASSES.get(index)
+    }
+
+    #[inline(always)]
+    fn partition(&self, index: u32) -> Option<&Partition> {
+        PARTITIONS.get(index)
+    }
+
+    #[inline(always)]
+    fn group(&self, index: u32) -> Option<Group> {
+        GROUPS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn record(&self, index: u32) -> Option<&Record> {
+        RECORDS.get(index)
     }
 
     #[inline(always)]
     fn rule(&self, index: u32) -> Option<Rule> {
         RULES.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn first_match(&self, question: Question) -> u32 {
+        first_match(question.addresses, question.ports, question.rest)
+    }
+
+    #[inline(always)]
+    fn probe(&self, asked: Probe) -> u32 {
+        probe(
+            asked.partition,
+            asked.addresses,
+            asked.ports,
+            asked.protocol,
+            asked.member_of,
+        )
     }
 }
 

@@ -10,11 +10,13 @@ use crate::{
     program::{Programs, packets},
     random::Dice,
     reference,
+    shapes::{self, Shape},
 };
 
 testbed::listed_tests![
     twenty_thousand_frames_that_come_in_are_decided_as_by_the_reference,
     twenty_thousand_packets_that_go_out_are_decided_as_by_the_reference,
+    two_thousand_rules_of_each_shape_decide_as_by_the_reference,
     every_packet_is_counted_with_the_length_of_its_ip_packet,
 ];
 
@@ -76,6 +78,37 @@ fn compare(hook: Hook, seed: u64) {
     });
 }
 
+fn two_thousand_rules_of_each_shape_decide_as_by_the_reference() {
+    const RULES: usize = 2000;
+    const FRAMES: usize = 500;
+    let here = Host::new("here").unwrap();
+    let link = here.join(&Host::new("there").unwrap()).unwrap();
+    let interface = link.left.index;
+    here.run(|| {
+        let mut programs = Programs::load();
+        for shape in Shape::ALL {
+            let mut dice = Dice::new(3);
+            let policy = shapes::policy(shape, RULES, &mut dice);
+            let names = programs.apply(&policy);
+            for hook in Hook::ALL {
+                let before = counts(&programs, hook, &names);
+                let mut expected = before.clone();
+                for _ in 0..FRAMES {
+                    let frame = shapes::frame(&policy, &mut dice);
+                    let outcome = expect(&policy, &reference::packet(&frame, hook, false), &mut expected);
+                    let passes = programs.lets_pass(hook, &frame, interface);
+                    assert_eq!(passes, outcome != Outcome::Drop, "{shape:?} {hook:?} {frame:02x?}");
+                }
+                let counted = counts(&programs, hook, &names);
+                assert_eq!(counted, expected, "{shape:?} {hook:?}");
+                let by_rule = counted.iter().filter(|(name, _)| name.starts_with("rule-"));
+                let met = by_rule.filter(|(name, counts)| **counts != before[*name]).count();
+                assert!(met > 50, "{shape:?} {hook:?}: only {met} rules were met");
+            }
+        }
+    });
+}
+
 /// A frame that a test run takes. Newer kernels want an IP header to be there where the `EtherType` says so; shorter ones
 /// are decided about in the tests on the host.
 fn frame(dice: &mut Dice) -> Vec<u8> {
@@ -110,7 +143,7 @@ fn expect(policy: &Policy, packet: &enforcer_policy::Packet, counts: &mut Counts
 
 /// What was counted, by rule and by reason.
 fn counts(programs: &Programs, hook: Hook, names: &[String]) -> Counts {
-    let rules = names.iter().cloned().zip(programs.by_rule());
+    let rules = names.iter().cloned().zip(programs.by_rule(names.len()));
     let mut counts: Counts = rules.map(|(name, amounts)| (name, packets(&amounts))).collect();
     for reason in programs.by_reason() {
         if reason.hook == hook.name() && reason.reason != "rule" {

@@ -121,7 +121,7 @@ fn a_packet_is_explained_in_every_format() {
             );
             let egress = packet.contains("egress");
             assert_eq!(told["hook"], if egress { "cgroup-egress" } else { "tc-ingress" });
-            assert_eq!(told["steps"].as_array().unwrap().len(), 7);
+            assert_eq!(told["steps"].as_array().unwrap().len(), 6);
         }
     }
     let file = lab.file("web.yaml", POLICIES[0].1);

@@ -11,6 +11,8 @@ mod oracle;
 mod random;
 #[path = "../reference/mod.rs"]
 mod reference;
+#[path = "../shapes/mod.rs"]
+mod shapes;
 
 mod agreement;
 mod commands;

@@ -15,7 +15,7 @@ use lab06_full_enforcer::{
     counters::Counters,
     tables::{KernelTables, map_sizes},
 };
-use lab06_full_enforcer_common::{control::Mode, counters::Outcome, key::Hook, table::MAX_RULES};
+use lab06_full_enforcer_common::{control::Mode, counters::Outcome, key::Hook};
 use testbed::bpf::{self, TestRun};
 
 /// The programs, loaded.
@@ -31,7 +31,7 @@ pub struct Programs {
 impl Programs {
     /// Loads them, without a policy.
     pub fn load() -> Self {
-        let capacities = Capacities::DEFAULT;
+        let capacities = Capacities::LEAST;
         let mut ebpf = load::load_object(OBJECT, &map_sizes(&capacities)).unwrap();
         let ingress: &mut SchedClassifier = load::program(&mut ebpf, "enforce_ingress", "TC").unwrap();
         ingress
@@ -56,7 +56,7 @@ impl Programs {
 
     /// Puts a policy into force, its rules counted by their places in the order of matching; their names.
     pub fn apply(&mut self, policy: &Policy) -> Vec<String> {
-        let compiled = compile(policy, &Capacities::DEFAULT).unwrap();
+        let compiled = compile(policy).unwrap();
         self.tables.apply(&compiled, compiled.mode).unwrap();
         compiled.names
     }
@@ -66,11 +66,9 @@ impl Programs {
         self.tables.set_mode(mode);
     }
 
-    /// What was counted for the rules, by their places.
-    pub fn by_rule(&self) -> Vec<Amounts> {
-        (0..MAX_RULES as u32)
-            .map(|id| self.counters.of_rule(id).unwrap())
-            .collect()
+    /// What was counted for the first so many rules, by their places.
+    pub fn by_rule(&self, rules: usize) -> Vec<Amounts> {
+        (0..rules as u32).map(|id| self.counters.of_rule(id).unwrap()).collect()
     }
 
     /// What was counted by hook and reason.

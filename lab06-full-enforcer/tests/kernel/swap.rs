@@ -67,7 +67,7 @@ fn no_packet_is_decided_by_half_of_a_policy() {
         (one.essentials, other.essentials) = (false, false);
         programs.apply(&one);
         let (fd, stop) = (programs.fd(hook), AtomicBool::new(false));
-        let before = programs.by_rule();
+        let before = programs.by_rule(3);
         let runs = thread::scope(|scope| {
             let deciding = scope.spawn(|| {
                 let mut runs = 0;
@@ -83,7 +83,7 @@ fn no_packet_is_decided_by_half_of_a_policy() {
             stop.store(true, Ordering::Relaxed);
             deciding.join().unwrap()
         });
-        let after = programs.by_rule();
+        let after = programs.by_rule(3);
         let [first, second, third] = [0, 1, 2].map(|place: usize| after[place].minus(before[place]));
         let (allowed, blocked) = (first.passed.packets, third.dropped.packets);
         assert_eq!(

@@ -155,11 +155,13 @@ fn rule(name: &str, dice: &mut Dice) -> Rule {
         1 => Some(Direction::Egress),
         _ => None,
     };
+    // Some lists are long enough to be looked up by membership.
+    let most = if dice.percent(10) { 60 } else { 3 };
     if dice.percent(35) {
-        rule.source = dice.some_of(3, address);
+        rule.source = dice.some_of(most, address);
     }
     if dice.percent(35) {
-        rule.destination = dice.some_of(3, address);
+        rule.destination = dice.some_of(most, address);
     }
     match dice.below(10) {
         0..5 => {

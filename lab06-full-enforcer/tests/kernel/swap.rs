@@ -16,8 +16,7 @@ use enforcer_policy::{
 use lab06_full_enforcer_common::{control, key::Hook};
 use testbed::{
     bpf::{TestRun, test_run},
-    packets,
-    wait::patience,
+    packets, patience,
 };
 
 use crate::program::Programs;

@@ -45,7 +45,7 @@ fn every_mistake_is_answered_with_its_cause() -> Result {
             2,
             &["15 bytes", "write \"systemd-journal\""],
         ),
-        (&["--cgroup", "/etc"], 1, &["/etc is no cgroup of version 2"]),
+        (&["--cgroup", "/proc"], 1, &["/proc is no cgroup of version 2"]),
         (&["--block-mac", "00:11:22"], 2, &["02:00:00:00:00:01"]),
         (&["--default", "drop"], 2, &["allow, block"]),
         (&["--duration", "0"], 2, &["more than nothing"]),

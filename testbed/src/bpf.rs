@@ -249,6 +249,9 @@ pub struct TestOutcome {
     pub context_out: Vec<u8>,
 }
 
+/// No context is longer than this: `struct __sk_buff`, the longest one, has 192 bytes.
+const LARGEST_CONTEXT: usize = 256;
+
 /// Runs a loaded XDP, TC or `cgroup_skb` program on a packet, without any interface (`BPF_PROG_TEST_RUN`).
 ///
 /// Maps that the program writes to are written to. Fails with EINVAL for packets shorter than an Ethernet header.
@@ -264,7 +267,8 @@ pub fn test_run(program: BorrowedFd<'_>, run: TestRun<'_>) -> Result<TestOutcome
         repeat: run.repeat,
         ..ProgTestRun::default()
     };
-    let mut context_out = vec![0_u8; run.context.len()];
+    // All of it, or the kernel complains that there is no room.
+    let mut context_out = vec![0_u8; run.context.len().max(LARGEST_CONTEXT)];
     if !run.context.is_empty() {
         attributes.ctx_size_out = context_out.len() as u32;
         attributes.ctx_out = context_out.as_mut_ptr() as u64;
@@ -280,6 +284,7 @@ pub fn test_run(program: BorrowedFd<'_>, run: TestRun<'_>) -> Result<TestOutcome
         }
     }
     data_out.truncate(attributes.data_size_out as usize);
+    context_out.truncate(run.context.len());
     Ok(TestOutcome {
         retval: attributes.retval,
         duration_ns: attributes.duration,

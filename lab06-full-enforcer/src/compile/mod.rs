@@ -1,9 +1,9 @@
 //! Translates a policy into the tables that the programs walk.
 //!
-//! - [`interval`] is what can stand in a field,
-//! - [`boxes`] takes rules apart into boxes of such intervals,
-//! - [`field`] divides the values of a field into classes,
-//! - [`partition`] divides boxes into partitions that can be searched by halving,
+//! - `interval` is what can stand in a field,
+//! - `boxes` takes rules apart into boxes of such intervals,
+//! - `field` divides the values of a field into classes,
+//! - `partition` divides boxes into partitions that can be searched by halving,
 //! - here it is put together.
 
 mod boxes;

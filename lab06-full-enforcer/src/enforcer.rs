@@ -84,9 +84,7 @@ pub struct Options {
 pub struct Enforcer {
     // Detached first, so that no packet meets a program whose tables are being taken down.
     attached: Attached,
-    tables: KernelTables,
-    counters: Counters,
-    ids: Ids,
+    kernel: Kernel,
     capacities: Capacities,
     in_force: InForce,
     fixed_mode: Option<Mode>,
@@ -94,12 +92,23 @@ pub struct Enforcer {
     chosen_mode: Option<Mode>,
     applied: u64,
     started: Instant,
-    ebpf: Ebpf,
+    // Keeps the programs and those maps alive that nothing above holds.
+    _ebpf: Ebpf,
+}
+
+/// What is in the kernel of a policy.
+struct Kernel {
+    tables: KernelTables,
+    counters: Counters,
+    ids: Ids,
 }
 
 struct InForce {
     policy: Policy,
-    compiled: Compiled,
+    /// The mode that the policy asks for.
+    mode: Mode,
+    /// The names of the rules in the order of matching, and the ids under which they are counted.
+    rules: Vec<(String, u32)>,
 }
 
 #[derive(Default)]
@@ -116,25 +125,23 @@ impl Enforcer {
         let capacities = Capacities::around(&compiled);
         let places = Places::find(options)?;
         let mut ebpf = load_programs(&capacities)?;
-        let mut enforcer = Self {
-            attached: Attached::default(),
+        let mut kernel = Kernel {
             tables: KernelTables::take(&mut ebpf, capacities)?,
             counters: Counters::take(&mut ebpf)?,
             ids: Ids::new(max_ids(&capacities)),
+        };
+        let in_force = kernel.put_into_force(policy, compiled, options.mode)?;
+        Ok(Self {
+            attached: Attached::to(&places, &mut ebpf)?,
+            kernel,
             capacities,
-            in_force: InForce {
-                policy: policy.clone(),
-                compiled: compiled.clone(),
-            },
+            in_force,
             fixed_mode: options.mode,
             chosen_mode: None,
-            applied: 0,
+            applied: 1,
             started: Instant::now(),
-            ebpf,
-        };
-        enforcer.put_into_force(policy, compiled)?;
-        enforcer.attached = Attached::to(&places, &mut enforcer.ebpf)?;
-        Ok(enforcer)
+            _ebpf: ebpf,
+        })
     }
 
     /// Detaches everything: from now on nothing is decided about.
@@ -153,28 +160,12 @@ impl Enforcer {
             dry_run,
         };
         if !dry_run {
-            self.put_into_force(policy, compiled)?;
+            self.in_force = self.kernel.put_into_force(policy, compiled, self.fixed_mode)?;
+            self.chosen_mode = None;
+            self.applied += 1;
             applied.mode = self.mode();
         }
         Ok(applied)
-    }
-
-    fn put_into_force(&mut self, policy: Policy, mut compiled: Compiled) -> Result<(), EnforcerError> {
-        let mut ids = self.ids.clone();
-        let assigned = ids.assign(&compiled.names);
-        for id in assigned.reused {
-            self.counters.forget(id)?;
-        }
-        for (rule, id) in compiled.rules.iter_mut().zip(assigned.ids) {
-            rule.id = id;
-        }
-        let mode = self.fixed_mode.unwrap_or(compiled.mode);
-        self.tables.apply(&compiled, mode)?;
-        self.ids = ids;
-        self.chosen_mode = None;
-        self.applied += 1;
-        self.in_force = InForce { policy, compiled };
-        Ok(())
     }
 
     /// The policy in force.
@@ -184,7 +175,7 @@ impl Enforcer {
 
     /// The mode in force.
     pub fn mode(&self) -> ModeReport {
-        self.mode_under(self.in_force.compiled.mode, self.chosen_mode)
+        self.mode_under(self.in_force.mode, self.chosen_mode)
     }
 
     fn mode_under(&self, of_policy: Mode, chosen: Option<Mode>) -> ModeReport {
@@ -204,20 +195,25 @@ impl Enforcer {
         if let Some(fixed) = self.fixed_mode {
             return Err(EnforcerError::ModeIsFixed(fixed.name()));
         }
-        let now = self.chosen_mode.unwrap_or(self.in_force.compiled.mode);
+        let now = self.chosen_mode.unwrap_or(self.in_force.mode);
         let mode = match change {
             ModeChange::Observe => Mode::Observe,
             ModeChange::Block => Mode::Block,
             ModeChange::Toggle => now.toggled(),
         };
-        self.tables.set_mode(mode);
+        self.kernel.tables.set_mode(mode);
         self.chosen_mode = Some(mode);
         Ok(self.mode())
     }
 
     /// What is going on.
     pub fn status(&self) -> Result<Status, EnforcerError> {
-        let total = self.counters.by_reason()?.into_iter().map(|reason| reason.amounts);
+        let total = self
+            .kernel
+            .counters
+            .by_reason()?
+            .into_iter()
+            .map(|reason| reason.amounts);
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             process: std::process::id(),
@@ -234,24 +230,28 @@ impl Enforcer {
 
     /// What was counted.
     pub fn stats(&self) -> Result<Stats, EnforcerError> {
-        let InForce { policy, compiled } = &self.in_force;
+        let InForce {
+            policy,
+            rules: in_force,
+            ..
+        } = &self.in_force;
         let written = policy.rules.iter().map(|written| (&written.name, written));
         let written: HashMap<&String, &model::Rule> = written.collect();
         let mut rules = Vec::new();
-        for (name, rule) in compiled.names.iter().zip(&compiled.rules) {
+        for (name, id) in in_force {
             let written = written.get(name);
             rules.push(RuleStats {
                 rule: name.clone(),
                 action: written.map(|written| action(&written.action).into()),
-                amounts: self.counters.of_rule(rule.id)?,
+                amounts: self.kernel.counters.of_rule(*id)?,
             });
         }
-        for (name, id) in self.ids.all() {
+        for (name, id) in self.kernel.ids.all() {
             if !written.contains_key(&name.to_owned()) {
                 rules.push(RuleStats {
                     rule: name.into(),
                     action: None,
-                    amounts: self.counters.of_rule(id)?,
+                    amounts: self.kernel.counters.of_rule(id)?,
                 });
             }
         }
@@ -259,8 +259,34 @@ impl Enforcer {
             policy: policy.name.clone(),
             mode: self.mode(),
             rules,
-            reasons: self.counters.by_reason()?,
-            malformed: self.counters.malformed()?,
+            reasons: self.kernel.counters.by_reason()?,
+            malformed: self.kernel.counters.malformed()?,
+        })
+    }
+}
+
+impl Kernel {
+    /// Puts a policy into force, in this mode or the one that it asks for. If that fails, the one before stays.
+    fn put_into_force(
+        &mut self,
+        policy: Policy,
+        mut compiled: Compiled,
+        mode: Option<Mode>,
+    ) -> Result<InForce, EnforcerError> {
+        let mut ids = self.ids.clone();
+        let assigned = ids.assign(&compiled.names);
+        for id in assigned.reused {
+            self.counters.forget(id)?;
+        }
+        for (rule, id) in compiled.rules.iter_mut().zip(&assigned.ids) {
+            rule.id = *id;
+        }
+        self.tables.apply(&compiled, mode.unwrap_or(compiled.mode))?;
+        self.ids = ids;
+        Ok(InForce {
+            policy,
+            mode: compiled.mode,
+            rules: compiled.names.into_iter().zip(assigned.ids).collect(),
         })
     }
 }

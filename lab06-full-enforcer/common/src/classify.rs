@@ -404,6 +404,10 @@ impl<'a> Search<'a> {
     fn new<T: Tables>(tables: &'a T, question: Question, sought: Sought) -> Option<Self> {
         let config = tables.config(question.slot())?;
         let [mut low, mut high] = view(config, question, sought);
+        if low | high == 0 {
+            // As in most policies for rules that only count.
+            return None;
+        }
         let mut ranks = [0; FIELDS];
         let mut member_of = 0;
         // ANCHOR: classes

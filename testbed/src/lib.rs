@@ -31,6 +31,7 @@
 //! of it needs root (or `CAP_SYS_ADMIN`, `CAP_NET_ADMIN`, `CAP_NET_RAW` and `CAP_BPF`).
 
 mod addresses;
+mod before;
 pub mod bpf;
 mod cgroup;
 mod cpu;

@@ -7,11 +7,12 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use crate::{
     Error, Result,
+    before::{self, CONTEXT, FRAME, R0, R1, R2, R3, R4},
     bpf::{self, Instruction, ProgramType},
 };
 
@@ -57,9 +58,7 @@ impl Spread {
 
     /// Puts `program` behind it. An XDP program loaded with the attach type `BPF_XDP`, as aya does.
     pub fn before(&self, program: BorrowedFd<'_>) -> Result<()> {
-        let value = program.as_raw_fd().to_ne_bytes();
-        bpf::update_element(self.next_program.as_fd(), 0, &value)
-            .map_err(|error| Error::system("putting a program behind the one that spreads addresses", error))
+        before::put_behind(&self.next_program, program)
     }
 
     fn new<const N: usize>(addresses: &[[u8; N]], offset: i16) -> Result<Self> {
@@ -92,42 +91,22 @@ impl Spread {
     }
 }
 
-/// Registers, as RFC 9669 names them: results, arguments, those that calls keep, and the frame.
-const R0: u8 = 0;
-const R1: u8 = 1;
-const R2: u8 = 2;
-const R3: u8 = 3;
-const R4: u8 = 4;
-const CONTEXT: u8 = 6;
+/// Registers that calls keep.
 const POSITION: u8 = 7;
 const ADDRESS: u8 = 8;
-const FRAME: u8 = 10;
-
-/// `bpf_map_lookup_elem` and `bpf_tail_call` in `enum bpf_func_id`.
-const LOOKUP: i32 = 1;
-const TAIL_CALL: i32 = 12;
 
 fn program(addresses: &OwnedFd, position: &OwnedFd, next_program: &OwnedFd, offset: i16, len: i16) -> Vec<Instruction> {
     use Instruction as I;
-    let mut code = vec![I::mov(CONTEXT, R1), I::store_immediate(FRAME, -4, 0)];
     // The position, which then moves on.
-    code.extend(I::load_map(R1, position));
-    code.extend([I::mov(R2, FRAME), I::add_immediate(R2, -4), I::call(LOOKUP)]);
-    code.extend([I::jump_unless_zero(R0, 2), I::mov_immediate(R0, 2), I::exit()]);
+    let mut code = before::begin(position);
     code.extend([I::load_word(POSITION, R0, 0), I::add_immediate(POSITION, 1)]);
     code.extend([
         I::and_immediate(POSITION, DRAWN.cast_signed() - 1),
         I::store_word(R0, 0, POSITION),
     ]);
     // The address there.
-    code.extend(I::load_map(R1, addresses));
-    code.extend([
-        I::store_word(FRAME, -4, POSITION),
-        I::mov(R2, FRAME),
-        I::add_immediate(R2, -4),
-        I::call(LOOKUP),
-    ]);
-    code.extend([I::jump_unless_zero(R0, 2), I::mov_immediate(R0, 2), I::exit()]);
+    code.push(I::store_word(FRAME, -4, POSITION));
+    code.extend(before::look_up(addresses));
     code.push(I::mov(ADDRESS, R0));
     // Into the packet, if it is long enough.
     code.extend([
@@ -142,14 +121,6 @@ fn program(addresses: &OwnedFd, position: &OwnedFd, next_program: &OwnedFd, offs
     for word in (0..len).step_by(4) {
         code.extend([I::load_word(R1, ADDRESS, word), I::store_word(R2, offset + word, R1)]);
     }
-    // On to the program under test.
-    code.push(I::mov(R1, CONTEXT));
-    code.extend(I::load_map(R2, next_program));
-    code.extend([
-        I::mov_immediate(R3, 0),
-        I::call(TAIL_CALL),
-        I::mov_immediate(R0, 2),
-        I::exit(),
-    ]);
+    code.extend(before::hand_over(next_program));
     code
 }

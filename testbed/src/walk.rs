@@ -9,11 +9,12 @@ use std::{
     io,
     net::Ipv4Addr,
     ops::Range,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use crate::{
     Error, Result,
+    before::{self, CONTEXT, R0, R1, R2, R3, R4},
     bpf::{self, Instruction, ProgramType, TestOutcome, TestRun},
     packets,
 };
@@ -143,26 +144,14 @@ impl Before {
     }
 
     fn run(&self, program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<TestOutcome> {
-        bpf::update_element(self.next_program.as_fd(), 0, &program.as_raw_fd().to_ne_bytes())
-            .map_err(|error| Error::system("putting a program behind the one that changes addresses", error))?;
+        before::put_behind(&self.next_program, program)?;
         bpf::test_run(self.program.as_fd(), TestRun::repeated(frame, repeat))
     }
 }
 
-/// Registers, as RFC 9669 names them: results, arguments, those that calls keep, and the frame.
-const R0: u8 = 0;
-const R1: u8 = 1;
-const R2: u8 = 2;
-const R3: u8 = 3;
-const R4: u8 = 4;
-const CONTEXT: u8 = 6;
+/// Registers that calls keep.
 const NUMBER: u8 = 7;
 const END: u8 = 8;
-const FRAME: u8 = 10;
-
-/// `bpf_map_lookup_elem` and `bpf_tail_call` in `enum bpf_func_id`.
-const LOOKUP: i32 = 1;
-const TAIL_CALL: i32 = 12;
 
 /// `TC_ACT_SHOT`.
 const DROP: i32 = 2;
@@ -208,10 +197,7 @@ fn program(
 ) -> Vec<Instruction> {
     use Instruction as I;
     let offset = differs.offset();
-    let mut code = vec![I::mov(CONTEXT, R1), I::store_immediate(FRAME, -4, 0)];
-    code.extend(I::load_map(R1, state));
-    code.extend([I::mov(R2, FRAME), I::add_immediate(R2, -4), I::call(LOOKUP)]);
-    code.extend([I::jump_unless_zero(R0, 2), I::mov_immediate(R0, DROP), I::exit()]);
+    let mut code = before::begin(state);
     code.extend(number);
     // Into the packet, if it is long enough.
     code.extend([
@@ -224,14 +210,6 @@ fn program(
         I::jump_if_greater(R4, R3, 1),
         I::store_word(R2, offset, NUMBER),
     ]);
-    // On to the program under test.
-    code.push(I::mov(R1, CONTEXT));
-    code.extend(I::load_map(R2, next_program));
-    code.extend([
-        I::mov_immediate(R3, 0),
-        I::call(TAIL_CALL),
-        I::mov_immediate(R0, DROP),
-        I::exit(),
-    ]);
+    code.extend(before::hand_over(next_program));
     code
 }

@@ -18,14 +18,13 @@ use clap::Args;
 
 use self::copy::Copy;
 use crate::{
-    bpftool,
     cargo::{self, Executable},
     exercises::{self, Exercise, Exercises, with_region},
     interrupt,
     labs::{self, Lab},
     privilege::Privilege,
     setup, terminal,
-    test::{KERNEL, Line, Outcome, RESULTS},
+    test::{KERNEL, KernelTests, Outcome},
     usage::UsageError,
     workspace::Workspace,
 };
@@ -45,10 +44,12 @@ pub struct Options {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let labs = selected(workspace, options)?;
     setup::ensure(workspace)?;
+    let privilege = Privilege::obtain("testing on the kernel")?;
+    let copy = Copy::of(workspace)?;
+    let results = copy.target().join("results");
     let prover = Prover {
-        privilege: Privilege::obtain("testing on the kernel")?,
-        copy: Copy::of(workspace)?,
-        workspace,
+        kernel_tests: KernelTests::new(workspace, privilege, results),
+        copy,
     };
     interrupt::note_only();
     let mut unproven = 0;
@@ -95,13 +96,12 @@ fn selected(workspace: &Workspace, options: &Options) -> Result<Vec<(Lab, Vec<Ex
 /// What came of each test that was run, by its name.
 type Outcomes = BTreeMap<String, Outcome>;
 
-struct Prover<'a> {
-    workspace: &'a Workspace,
+struct Prover {
     copy: Copy,
-    privilege: Privilege,
+    kernel_tests: KernelTests,
 }
 
-impl Prover<'_> {
+impl Prover {
     /// Proves the exercises of a lab; how many are not proven.
     fn prove(&self, lab: &Lab, exercises: &[Exercise]) -> Result<usize> {
         let tests: Vec<_> = exercises.iter().flat_map(|exercise| &exercise.tests).collect();
@@ -163,29 +163,14 @@ impl Prover<'_> {
     }
 
     fn run_tests(&self, program: &Executable, tests: &[&String]) -> Result<Outcomes> {
-        let results = self.copy.target().join("results");
-        fs::write(&results, "").with_context(|| format!("{} cannot be written", results.display()))?;
         let only = tests.iter().map(|test| test.as_str()).collect::<Vec<_>>().join(",");
-        let path = bpftool::search_path(self.workspace);
-        let variables = [
-            ("EBPF_KERNEL_TESTS", OsStr::new("1")),
-            ("EBPF_KERNEL_ONLY", OsStr::new(&only)),
-            (RESULTS, results.as_os_str()),
-            ("PATH", path.as_os_str()),
-            ("CARGO_MANIFEST_DIR", program.folder.as_os_str()),
-        ];
-        let mut command = self.privilege.command::<&str>(&program.path, &[], &variables);
-        command.current_dir(&program.folder).stdin(Stdio::null());
+        let only = [("EBPF_KERNEL_ONLY", OsStr::new(&only))];
+        let mut command = self.kernel_tests.command::<&str>(program, &[], &only)?;
         // What it prints of tests that fail, as they are to do, would only puzzle.
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn();
         wait(child.with_context(|| format!("{} cannot be started", program.path.display()))?)?;
-        let lines = fs::read_to_string(&results).with_context(|| format!("{} cannot be read", results.display()))?;
-        let ended = lines.lines().filter_map(Line::of).filter_map(|line| match line {
-            Line::Test { name, outcome, .. } => Some((name, outcome)),
-            Line::Ended => None,
-        });
-        Ok(ended.collect())
+        Ok(self.kernel_tests.outcomes()?.into_iter().collect())
     }
 }
 

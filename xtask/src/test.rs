@@ -2,11 +2,11 @@
 //! stand in targets named `kernel` (or `kernel_…`), run as root.
 
 mod failures;
+mod kernel_tests;
 mod outcome;
 mod tally;
 
 use std::{
-    ffi::OsStr,
     fs,
     io::{BufRead as _, BufReader, Write, stdout},
     path::PathBuf,
@@ -20,11 +20,11 @@ use clap::Args;
 
 use self::failures::Failures;
 pub use self::{
+    kernel_tests::KernelTests,
     outcome::{Line, Outcome, RESULTS},
     tally::Tally,
 };
 use crate::{
-    bpftool,
     cargo::{self, Executable, Package},
     interrupt,
     kernels::{self, Declared, Outcomes, Record, Shown},
@@ -258,28 +258,16 @@ impl Session<'_> {
             .into_iter()
             .chain(self.filter.iter().cloned())
             .collect();
-        let path = bpftool::search_path(self.workspace);
+        let tests = KernelTests::new(self.workspace, privilege, results);
         for program in kernel_tests {
             let what = match program.target.strip_prefix(KERNEL).unwrap_or_default() {
                 "" => format!("{} on the kernel", program.package),
                 part => format!("{} on the kernel ({})", program.package, part.trim_start_matches('_')),
             };
             heading(&what);
-            // Made by us, so that it is ours whoever adds to it.
-            fs::write(&results, "").with_context(|| format!("{} cannot be written", results.display()))?;
-            let variables = [
-                ("EBPF_KERNEL_TESTS", OsStr::new("1")),
-                (RESULTS, results.as_os_str()),
-                ("PATH", path.as_os_str()),
-                ("CARGO_MANIFEST_DIR", program.folder.as_os_str()),
-            ];
-            let mut command = privilege.command(&program.path, &args, &variables);
-            self.run(&what, command.current_dir(&program.folder))?;
-            let lines = fs::read_to_string(&results).unwrap_or_default();
-            for line in lines.lines().filter_map(Line::of) {
-                if let Line::Test { name, outcome, .. } = line {
-                    self.outcomes.insert((program.package.clone(), name), outcome);
-                }
+            self.run(&what, &mut tests.command(program, &args, &[])?)?;
+            for (name, outcome) in tests.outcomes().unwrap_or_default() {
+                self.outcomes.insert((program.package.clone(), name), outcome);
             }
         }
         Ok(())

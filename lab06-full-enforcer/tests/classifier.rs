@@ -12,7 +12,10 @@ mod random;
 mod reference;
 mod shapes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use enforcer_policy::{Flow, Identity, Policy, decide, model};
 use lab06_full_enforcer::compile::{Capacities, Compiled, compile};
@@ -112,63 +115,63 @@ fn two_hundred_thousand_decisions_are_those_of_the_reference() {
 
 #[test]
 fn sets_of_ten_thousand_prefixes_are_looked_up_right() {
-    let mut policy = Policy::allow_all("large");
-    let prefix = |number: u32| {
-        let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number * 16);
-        model::Prefix::new(address.into(), 29).unwrap()
-    };
-    let set = model::Set {
-        prefixes: (0..10_000).map(prefix).collect(),
-        ..model::Set::default()
-    };
-    policy.sets.insert("many".into(), set);
-    let mut rule = model::Rule::new("no-many", model::Action::Block);
-    rule.source = vec![model::Address::Set("many".into())];
-    policy.rules = vec![rule];
-    policy.mode = model::Mode::Block;
+    let policy = without_eight_of_every_sixteen(10_000);
     let compiled = compile(&policy).unwrap();
-    let mut inspection = Inspection::EMPTY;
     let mut dice = Dice::new(7);
-    for _ in 0..20_000 {
-        let source = std::net::Ipv4Addr::from_bits(0x0a00_0000 + dice.below(170_000) as u32);
-        let frame = testbed::packets::ethernet().ipv4(source, "192.0.2.1").udp(1, 2).build();
-        let decided = by_tables(&compiled, &mut inspection, &frame, TC);
-        assert_eq!(decided, by_reference(&policy, &frame, TC), "{source}");
-    }
+    compare_sources(&policy, &compiled, (0..20_000).map(|_| dice.below(170_000) as u32));
 }
 
 #[test]
 fn a_set_of_a_million_prefixes_is_looked_up_right() {
-    let mut policy = Policy::allow_all("million");
-    // Eight addresses of every sixteen.
-    let prefixes = (0..1_000_000u32).map(|number| {
-        let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number * 16);
-        model::Prefix::new(address.into(), 29).unwrap()
-    });
-    let set = model::Set {
-        prefixes: prefixes.collect(),
-        ..model::Set::default()
-    };
-    policy.sets.insert("many".into(), set);
-    let mut rule = model::Rule::new("no-many", model::Action::Block);
-    rule.source = vec![model::Address::Set("many".into())];
-    policy.rules = vec![rule];
-    policy.mode = model::Mode::Block;
-    let compiled = compile(&policy).unwrap();
+    let compiled = compile(&without_eight_of_every_sixteen(1_000_000)).unwrap();
     assert!(compiled.needs().bytes() < 40_000_000, "{:?}", compiled.needs());
     let mut inspection = Inspection::EMPTY;
     let mut dice = Dice::new(8);
     for _ in 0..20_000 {
         let number = dice.below(16_100_000) as u32;
-        let source = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number);
-        let frame = testbed::packets::ethernet().ipv4(source, "192.0.2.1").udp(1, 2).build();
-        let decided = by_tables(&compiled, &mut inspection, &frame, TC);
+        let decided = by_tables(&compiled, &mut inspection, &from(number), TC);
         let expected = if number < 16_000_000 && number % 16 < 8 {
             ("no-many", Outcome::Dropped)
         } else {
             ("default", Outcome::Passed)
         };
-        assert_eq!((decided.0.as_str(), decided.1), expected, "{source}");
+        assert_eq!((decided.0.as_str(), decided.1), expected, "{}", source(number));
+    }
+}
+
+/// A policy that blocks so many prefixes of eight addresses, sixteen apart.
+fn without_eight_of_every_sixteen(prefixes: u32) -> Policy {
+    let prefix = |number| model::Prefix::new(source(number * 16).into(), 29).unwrap();
+    let set = model::Set {
+        prefixes: (0..prefixes).map(prefix).collect(),
+        ..model::Set::default()
+    };
+    let mut rule = model::Rule::new("no-many", model::Action::Block);
+    rule.source = vec![model::Address::Set("many".into())];
+    let mut policy = Policy::allow_all("large");
+    policy.sets.insert("many".into(), set);
+    policy.rules = vec![rule];
+    policy.mode = model::Mode::Block;
+    policy
+}
+
+/// An address, by its number.
+fn source(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0x0a00_0000 + number)
+}
+
+/// A datagram from there.
+fn from(number: u32) -> Vec<u8> {
+    let datagram = testbed::packets::ethernet().ipv4(source(number), "192.0.2.1");
+    datagram.udp(1, 2).build()
+}
+
+fn compare_sources(policy: &Policy, compiled: &Compiled, numbers: impl Iterator<Item = u32>) {
+    let mut inspection = Inspection::EMPTY;
+    for number in numbers {
+        let frame = from(number);
+        let decided = by_tables(compiled, &mut inspection, &frame, TC);
+        assert_eq!(decided, by_reference(policy, &frame, TC), "{}", source(number));
     }
 }
 
@@ -238,24 +241,14 @@ fn more_long_lists_than_there_are_bits_for_are_taken_apart() {
     policy.rules = (0..MAX_LISTS + 6)
         .map(|number| {
             let mut rule = model::Rule::new(&format!("rule-{number}"), model::Action::Block);
-            rule.source = (0..40)
-                .map(|_| {
-                    let last = dice.below(1 << 12) as u32;
-                    let prefix = model::Prefix::new(std::net::Ipv4Addr::from_bits(0x0a00_0000 + last).into(), 32);
-                    model::Address::Prefix(prefix.unwrap())
-                })
-                .collect();
+            let single = |number| model::Prefix::new(source(number).into(), 32).unwrap();
+            let prefixes = (0..40).map(|_| single(dice.below(1 << 12) as u32));
+            rule.source = prefixes.map(model::Address::Prefix).collect();
             rule
         })
         .collect();
     let compiled = compile(&policy).unwrap();
-    let mut inspection = Inspection::EMPTY;
-    for address in 0..1 << 12 {
-        let source = std::net::Ipv4Addr::from_bits(0x0a00_0000 + address);
-        let frame = testbed::packets::ethernet().ipv4(source, "192.0.2.1").udp(1, 2).build();
-        let decided = by_tables(&compiled, &mut inspection, &frame, TC);
-        assert_eq!(decided, by_reference(&policy, &frame, TC), "{source}");
-    }
+    compare_sources(&policy, &compiled, 0..1 << 12);
 }
 
 /// N4: rules of which each overlaps with all others in another way.

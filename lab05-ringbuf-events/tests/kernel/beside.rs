@@ -3,7 +3,7 @@
 use std::{os::unix::process::CommandExt as _, path::Path, process::Command};
 
 use serde_json::Value;
-use testbed::{Cgroup, Host, Result, Running, TRACEFS, harness::unsupported, packets, see_tracefs, traffic};
+use testbed::{Cgroup, End, Host, Result, Running, TRACEFS, harness::unsupported, packets, see_tracefs, traffic};
 
 use crate::{
     actor,
@@ -71,18 +71,17 @@ fn both_channels_tell_of_the_same_packets() -> Result {
     Ok(())
 }
 
+/// The command that counts messages at `end`, once it does.
+fn counting_messages(end: &End) -> Result<Running> {
+    let args = ["messages", "--iface", &end.interface, "--json", "--interval", "100ms"];
+    let running = Running::start(in_host(&end.host, &args))?;
+    running.wait_for("\"elapsed_ms\"", PATIENCE)?;
+    Ok(running)
+}
+
 fn messages_of_dns_and_dhcp_are_counted_by_type() -> Result {
     let (client, server) = cable()?;
-    let args = [
-        "messages",
-        "--iface",
-        &server.interface,
-        "--json",
-        "--interval",
-        "100ms",
-    ];
-    let running = Running::start(in_host(&server.host, &args))?;
-    running.wait_for("\"elapsed_ms\"", PATIENCE)?;
+    let running = counting_messages(&server)?;
     let v4 = |from: u16, to: u16, payload: Vec<u8>| {
         client
             .frame_to(&server)
@@ -234,16 +233,7 @@ fn mistakes_beside_the_story_are_answered_too() -> Result {
 
 fn an_interface_that_goes_ends_counting_messages_too() -> Result {
     let (client, server) = cable()?;
-    let args = [
-        "messages",
-        "--iface",
-        &server.interface,
-        "--json",
-        "--interval",
-        "100ms",
-    ];
-    let running = Running::start(in_host(&server.host, &args))?;
-    running.wait_for("elapsed_ms", PATIENCE)?;
+    let running = counting_messages(&server)?;
     client.delete()?;
     let finished = running.wait(PATIENCE)?;
     assert_eq!(finished.status.code(), Some(1), "{finished:?}");

@@ -71,7 +71,7 @@ fn amber_talks_tcp(amber: &End, server: &End) -> Act {
     Act {
         per_second: 5,
         times: 5,
-        perform: Box::new(move || traffic::tcp_exchange(&host, target, 400, TIMEOUT).map(drop)),
+        perform: Box::new(move || traffic::tcp_question(&host, target, 400, TIMEOUT)),
     }
 }
 

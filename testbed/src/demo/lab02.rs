@@ -141,7 +141,7 @@ fn talks_tcp(from: &End, server: &End) -> Act {
     Act {
         per_second: 2,
         times: 5,
-        perform: Box::new(move || traffic::tcp_exchange(&host, target, 400, TIMEOUT).map(drop)),
+        perform: Box::new(move || traffic::tcp_question(&host, target, 400, TIMEOUT)),
     }
 }
 

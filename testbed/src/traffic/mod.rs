@@ -8,7 +8,7 @@ mod sockets;
 pub use flood::Flood;
 pub use ping::ping;
 pub use server::Server;
-pub use sockets::{Connection, tcp_exchange, try_connect, udp_exchange, udp_send};
+pub use sockets::{Connection, tcp_exchange, tcp_question, try_connect, udp_exchange, udp_send};
 
 /// How much was sent, and how much came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

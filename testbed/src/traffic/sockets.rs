@@ -129,6 +129,28 @@ pub fn tcp_exchange(host: &Host, target: SocketAddr, bytes: u64, timeout: Durati
         .map_err(|error| explain("exchanging TCP", host, target, error))
 }
 
+/// Sends a few bytes to an [echo server](super::Server) over TCP, waits until they are back, and closes. Unlike
+/// [`tcp_exchange`] it always takes the same packets, six of them: what came back is acknowledged before the end is sent,
+/// and not sometimes along with it.
+pub fn tcp_question(host: &Host, target: SocketAddr, bytes: u64, timeout: Duration) -> Result<()> {
+    let ask = || {
+        let mut stream = TcpStream::connect_timeout(&target, timeout)?;
+        stream.set_read_timeout(Some(timeout))?;
+        let mut buffer = vec![0x2a; usize::try_from(bytes).unwrap_or(usize::MAX)];
+        stream.write_all(&buffer)?;
+        stream.read_exact(&mut buffer)?;
+        thread::sleep(ACKNOWLEDGED_AFTER);
+        stream.shutdown(Shutdown::Write)?;
+        read(&stream).map(drop)
+    };
+    host.run(ask)
+        .map_err(|error| explain("asking by TCP", host, target, error))
+}
+
+/// Longer than an acknowledgement is held back in the hope that there will be something to send along with it: 40 ms
+/// (`TCP_ATO_MIN` in `include/net/tcp.h`).
+const ACKNOWLEDGED_AFTER: Duration = Duration::from_millis(80);
+
 /// Writes until all is written or nothing more is taken; returns how much.
 fn write(mut stream: &TcpStream, bytes: u64) -> u64 {
     let chunk = [0x2a; 16 * 1024];

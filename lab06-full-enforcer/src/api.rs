@@ -53,6 +53,9 @@ pub struct Applied {
     /// The mode that is now in force, or would be.
     #[serde(flatten)]
     pub mode: ModeReport,
+    /// The interfaces and cgroups that it names and that are not there.
+    #[serde(default)]
+    pub missing: Vec<String>,
     /// Whether it was only tried.
     pub dry_run: bool,
 }
@@ -84,6 +87,9 @@ pub struct Status {
     /// The mode in force.
     #[serde(flatten)]
     pub mode: ModeReport,
+    /// The interfaces and cgroups that the policy names and that are not there.
+    #[serde(default)]
+    pub missing: Vec<String>,
     /// Where packets are decided about.
     pub hooks: Vec<HookStatus>,
     /// All packets, by what became of them.

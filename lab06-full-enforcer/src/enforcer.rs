@@ -26,6 +26,7 @@ use crate::{
     compile::{self, CannotEnforce, Capacities, Compiled},
     counters::Counters,
     ids::Ids,
+    names::Names,
     orphans,
     tables::{KernelTables, TablesError, map_sizes, max_ids},
 };
@@ -109,6 +110,8 @@ struct InForce {
     mode: Mode,
     /// The names of the rules in the order of matching, and the ids under which they are counted.
     rules: Vec<(String, u32)>,
+    /// The interfaces and cgroups that the rules name.
+    places: Names,
 }
 
 #[derive(Default)]
@@ -121,7 +124,7 @@ struct Attached {
 impl Enforcer {
     /// Loads the programs, puts `policy` into force, and attaches: the first packet already meets the whole policy.
     pub fn start(options: &Options, policy: Policy) -> Result<Self, EnforcerError> {
-        let compiled = compile::compile(&policy)?;
+        let compiled = compile::compile_for(&policy, Names::on_this_host(&policy))?;
         let capacities = Capacities::around(&compiled);
         let places = Places::find(options)?;
         let mut ebpf = load_programs(&capacities)?;
@@ -151,12 +154,13 @@ impl Enforcer {
 
     /// Puts another policy into force, or only sees whether that could be done. If it cannot, the one in force stays.
     pub fn apply(&mut self, policy: Policy, dry_run: bool) -> Result<Applied, EnforcerError> {
-        let compiled = compile::compile(&policy)?;
+        let compiled = compile::compile_for(&policy, Names::on_this_host(&policy))?;
         self.capacities.hold(&compiled)?;
         let mut applied = Applied {
             policy: policy.name.clone(),
             rules: policy.rules.len() as u64,
             mode: self.mode_under(compiled.mode, None),
+            missing: compiled.places.missing(&policy),
             dry_run,
         };
         if !dry_run {
@@ -166,6 +170,20 @@ impl Enforcer {
             applied.mode = self.mode();
         }
         Ok(applied)
+    }
+
+    /// Puts the policy in force into force again if an interface or a cgroup that it names has come, gone or become
+    /// another one; whether that was so. Mode and counters stay.
+    pub fn refresh(&mut self) -> Result<bool, EnforcerError> {
+        let places = Names::on_this_host(self.policy());
+        if places == self.in_force.places {
+            return Ok(false);
+        }
+        let compiled = compile::compile_for(self.policy(), places)?;
+        self.capacities.hold(&compiled)?;
+        let mode = self.fixed_mode.or(self.chosen_mode);
+        self.in_force = self.kernel.put_into_force(self.policy().clone(), compiled, mode)?;
+        Ok(true)
     }
 
     /// The policy in force.
@@ -223,6 +241,7 @@ impl Enforcer {
             rules: self.policy().rules.len() as u64,
             applied: self.applied,
             mode: self.mode(),
+            missing: self.in_force.places.missing(self.policy()),
             hooks: self.attached.hooks.clone(),
             total: total.fold(Amounts::default(), Amounts::plus),
         })
@@ -287,6 +306,7 @@ impl Kernel {
             policy,
             mode: compiled.mode,
             rules: compiled.names.into_iter().zip(assigned.ids).collect(),
+            places: compiled.places,
         })
     }
 }

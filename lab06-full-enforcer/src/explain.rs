@@ -2,27 +2,40 @@
 
 use std::{collections::BTreeSet, net::IpAddr, str::FromStr};
 
-use enforcer_policy::{decide, model::Protocol};
+use enforcer_policy::{
+    decide,
+    model::{Mac, Protocol},
+    text,
+};
 use lab01_count_packets_common::headers::Address;
 use lab06_full_enforcer_common::{
     classify::{self, Classifier},
     control::Mode,
     counters::Reason,
     decision::Decision,
-    key::{Direction, Hook, Key, UpperKey},
-    table::{Field, Record, RuleMode},
+    key::{Direction, Hook, Key, LOOPBACK, NO_MAC, UnknownSocket, UpperKey, mac_number},
+    table::{Field, Record, RuleMode, asks},
 };
 use serde::Serialize;
 
-use crate::compile::{self, Compiled};
+use crate::{
+    compile::{self, Compiled},
+    names::ImaginedSocket,
+};
 
 /// A packet that somebody thinks of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Query {
     /// Which way it goes.
     pub direction: Direction,
-    /// Whether it goes by `lo`.
-    pub is_loopback: bool,
+    /// The name of the interface by which it does; `None` for one that no rule names.
+    pub interface: Option<String>,
+    /// The sender's MAC address, of a packet that comes in; `None` for one that no rule names.
+    pub mac: Option<Mac>,
+    /// The cgroup of the socket that sends it, as a policy writes it.
+    pub cgroup: String,
+    /// The user who made that socket.
+    pub uid: u32,
     /// The source address.
     pub source: IpAddr,
     /// The destination address, of the same family.
@@ -81,12 +94,19 @@ pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explan
         config: &compiled.config,
         tables: compiled,
     };
-    let decision = classifier.decide(&key, query.direction, query.is_loopback);
+    let interface = query.interface(compiled);
+    let is_loopback = interface == LOOPBACK;
+    let mac = query.mac.map_or(NO_MAC, |mac| mac_number(mac.0));
+    let metadata = match query.direction {
+        Direction::Ingress => classifier.metadata(interface, mac, &UnknownSocket),
+        Direction::Egress => classifier.metadata(interface, NO_MAC, &query.socket(compiled)),
+    };
+    let decision = classifier.decide(&key, metadata, query.direction, is_loopback);
     let mode = match decision.rule.mode {
         own if decision.reason == Reason::Rule && own == RuleMode::Observe as u8 => Mode::Observe,
         _ => mode.unwrap_or(compiled.mode),
     };
-    let essential = key.essential(query.direction, query.is_loopback);
+    let essential = key.essential(query.direction, is_loopback);
     let reason = match (decision.reason, essential) {
         (Reason::Essential, Some(essential)) => in_snake_case(compile::reason(essential)),
         (reason, _) => reason.name().to_owned(),
@@ -127,7 +147,7 @@ fn logged_by(compiled: &Compiled, decision: &Decision) -> Vec<String> {
 /// The look-ups of [`Classifier::question`], one by one, with the records that hold what was found so far.
 fn steps(compiled: &Compiled, decision: &Decision, key: &Key, query: &Query) -> Vec<Step> {
     let direction = format!("direction {}", query.direction.name());
-    let look_ups = [
+    let mut look_ups = vec![
         (Field::Source, format!("source {}", query.source)),
         (Field::Destination, format!("destination {}", query.destination)),
         (
@@ -152,6 +172,9 @@ fn steps(compiled: &Compiled, decision: &Decision, key: &Key, query: &Query) -> 
         ),
         (Field::Protocol, format!("protocol {}", query.protocol)),
     ];
+    if compiled.config.metadata.asks != 0 {
+        look_ups.push((Field::Metadata, query.metadata_text(compiled.config.metadata.asks)));
+    }
     let mut left: Vec<&Record> = classify::in_question(compiled, decision.question).collect();
     let mut steps = vec![step(compiled, direction, &left)];
     for (field, looked_up) in look_ups {
@@ -190,6 +213,44 @@ fn in_snake_case(reason: decide::Reason) -> String {
 }
 
 impl Query {
+    /// The index of its interface, as the policy has it.
+    fn interface(&self, compiled: &Compiled) -> u32 {
+        match self.interface.as_deref() {
+            None => 0,
+            Some("lo") => LOOPBACK,
+            Some(name) => compiled.places.interface(name),
+        }
+    }
+
+    fn socket<'a>(&'a self, compiled: &'a Compiled) -> ImaginedSocket<'a> {
+        ImaginedSocket {
+            names: &compiled.places,
+            cgroup: &self.cgroup,
+            uid: self.uid,
+        }
+    }
+
+    /// What is looked up of it beside its headers.
+    fn metadata_text(&self, asked: u32) -> String {
+        let goes_out = self.direction == Direction::Egress;
+        let interface = self.interface.as_deref().unwrap_or("another");
+        let mac = self.mac.map_or_else(|| "another".to_owned(), |mac| text::mac(&mac));
+        let parts = [
+            (asks::INTERFACE, true, format!("interface {interface}")),
+            (asks::MAC, !goes_out, format!("MAC {mac}")),
+            (asks::CGROUP, goes_out, format!("cgroup {}", self.cgroup)),
+            (asks::UID, goes_out, format!("user {}", self.uid)),
+        ];
+        let parts = parts
+            .into_iter()
+            .filter(|(bit, is_known, _)| *is_known && asked & bit != 0);
+        let parts: Vec<String> = parts.map(|(_, _, text)| text).collect();
+        if parts.is_empty() {
+            return "nothing beside headers".to_owned();
+        }
+        parts.join(", ")
+    }
+
     /// The packet as rules see it.
     pub fn key(&self) -> Key {
         let has_ports = self.protocol.has_ports();

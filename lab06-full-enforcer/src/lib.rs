@@ -1,6 +1,7 @@
 //! The enforcer as a library.
 //!
-//! - [`compile`] translates a policy into tables, [`tables`] brings them into the kernel whole,
+//! - [`compile`] translates a policy into tables, [`tables`] brings them into the kernel whole, [`names`] knows what
+//!   interfaces and cgroups are to the kernel,
 //! - [`enforcer`] loads, attaches, applies, switches and counts,
 //! - [`server`] is its control channel, HTTP over a Unix socket behind a [`gate`], [`client`] the other end, [`api`] what
 //!   they say,
@@ -16,6 +17,7 @@ pub mod enforcer;
 pub mod explain;
 pub mod gate;
 pub mod ids;
+pub mod names;
 pub mod orphans;
 pub mod report;
 pub mod server;

@@ -10,7 +10,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use enforcer_policy::{
-    Format, Policy, Reading, diff, formats, read_path,
+    Format, Policy, Reading, diff, formats,
+    model::Mac,
+    read_path,
     show::{self, CheckJson},
 };
 use lab01_count_packets::{load, logging, signals};
@@ -20,6 +22,7 @@ use lab06_full_enforcer::{
     compile::{self, Compiled, Cost},
     enforcer::{self, Enforcer},
     explain::{self, Query, WrittenProtocol},
+    names::Names,
     report,
     server::Server,
 };
@@ -209,9 +212,21 @@ struct ExplainOptions {
     #[arg(long, default_value_t = 0, value_name = "CODE")]
     icmp_code: u8,
 
-    /// The interface; only whether it is lo makes a difference in this version.
+    /// The interface; without, one that no rule names.
     #[arg(long, value_name = "IF")]
     iface: Option<String>,
+
+    /// The sender's MAC address, of a packet that comes in; without, one that no rule names.
+    #[arg(long, value_name = "MAC", value_parser = parse_mac)]
+    mac: Option<Mac>,
+
+    /// The cgroup of the socket that sends it: a path below the root of cgroup v2.
+    #[arg(long, default_value = "/", value_name = "PATH")]
+    cgroup: String,
+
+    /// The user who made that socket, by number.
+    #[arg(long, default_value_t = 0, value_name = "UID")]
+    uid: u32,
 
     #[command(flatten)]
     format: FormatOptions,
@@ -300,7 +315,8 @@ impl RunOptions {
 }
 
 fn dry_run(places: &enforcer::Options, policy: &Policy) -> Result<Vec<String>> {
-    let compiled = compile::compile(policy)?;
+    let names = Names::on_this_host(policy);
+    let compiled = compile::compile_for(policy, names.clone())?;
     let mode = places.mode.unwrap_or(compiled.mode);
     let mut lines = vec![format!(
         "would enforce policy {} ({}) in {} mode at:",
@@ -311,6 +327,7 @@ fn dry_run(places: &enforcer::Options, policy: &Policy) -> Result<Vec<String>> {
     for (hook, at) in enforcer::places(places)? {
         lines.push(format!("  {hook} at {at}"));
     }
+    lines.extend(report::missing(&names.missing(policy)));
     lines.push("nothing was changed".into());
     Ok(lines)
 }
@@ -326,6 +343,9 @@ fn tell(enforcer: &Enforcer, options: &RunOptions, socket: &Path) -> Result<()> 
     );
     for hook in &status.hooks {
         log::info!("deciding at {} of {} ({})", hook.hook, hook.at, hook.attached_by);
+    }
+    for line in report::missing(&status.missing) {
+        log::warn!("{line}");
     }
     if options.no_tc {
         log::warn!("--no-tc: nothing that comes in is decided about");
@@ -379,7 +399,7 @@ async fn ask_about_policy(command: &PolicyCommand, client: &Client) -> Result<()
             let policy = enforceable(file)?.self_contained();
             let path = format!("{}?dry_run={dry_run}", api::path::POLICY);
             let applied: Applied = client.post(&path, &policy).await?;
-            format.print(&applied, |applied| vec![report::applied(applied)])
+            format.print(&applied, report::applied)
         }
         PolicyCommand::Show { r#as, format } => {
             let policy: Policy = client.get(api::path::POLICY).await?;
@@ -517,7 +537,10 @@ impl ExplainOptions {
                 DirectionArgument::Ingress => Direction::Ingress,
                 DirectionArgument::Egress => Direction::Egress,
             },
-            is_loopback: self.iface.as_deref() == Some("lo"),
+            interface: self.iface.clone(),
+            mac: self.mac,
+            cgroup: self.cgroup.clone(),
+            uid: self.uid,
             source: self.src,
             destination: self.dst,
             protocol,
@@ -526,6 +549,11 @@ impl ExplainOptions {
             icmp: (self.icmp_type, self.icmp_code),
         })
     }
+}
+
+fn parse_mac(text: &str) -> Result<Mac, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is no MAC address; write six bytes, as 02:00:00:00:00:01"))
 }
 
 /// The command line asks for what does not exist.

@@ -1,5 +1,7 @@
 //! What the commands print for people.
 
+use std::iter;
+
 use lab01_count_packets::text::{Table, binary_bytes, grouped};
 
 use crate::{
@@ -29,6 +31,7 @@ pub fn status(status: &Status) -> Vec<String> {
         ),
         format!("mode      {}", mode_line(&status.mode)),
     ];
+    lines.extend(missing(&status.missing));
     if status.hooks.is_empty() {
         lines.push("hooks     none: nothing is decided about".into());
     }
@@ -46,6 +49,17 @@ pub fn status(status: &Status) -> Vec<String> {
         grouped(status.total.dropped.packets),
     ));
     lines
+}
+
+/// What the policy names and is not there, as lines.
+pub fn missing(names: &[String]) -> Vec<String> {
+    if names.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "missing   {}: what the policy says of them holds as soon as they are there",
+        names.join(", ")
+    )]
 }
 
 /// As lines.
@@ -106,20 +120,22 @@ fn mode_line(report: &ModeReport) -> String {
     format!("{} ({by})", report.mode)
 }
 
-/// As one line.
-pub fn applied(applied: &Applied) -> String {
+/// As lines.
+pub fn applied(applied: &Applied) -> Vec<String> {
     let rules = counted(applied.rules, "rule");
-    if applied.dry_run {
-        return format!(
+    let first = if applied.dry_run {
+        format!(
             "policy {} could be applied: {rules}, mode {}; nothing was changed",
             applied.policy, applied.mode.mode
-        );
-    }
-    format!(
-        "policy {} is in force: {rules}, mode {}",
-        applied.policy,
-        mode_line(&applied.mode)
-    )
+        )
+    } else {
+        format!(
+            "policy {} is in force: {rules}, mode {}",
+            applied.policy,
+            mode_line(&applied.mode)
+        )
+    };
+    iter::once(first).chain(missing(&applied.missing)).collect()
 }
 
 /// How many rules are named in a step.

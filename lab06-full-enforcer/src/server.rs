@@ -133,11 +133,38 @@ impl Server {
         let served = tokio::select! {
             served = serve.with_graceful_shutdown(stop) => served.map_err(ServerError::Serve),
             () = patience => Ok(()),
+            () = keep_up(&enforcer) => Ok(()),
         };
         lock(&enforcer).detach();
         served
     }
 }
+
+/// Looks again and again at what the policy names: an interface or a cgroup that is made again is another one for the
+/// kernel.
+async fn keep_up(enforcer: &Shared) {
+    let mut last_error = None;
+    loop {
+        sleep(BETWEEN_LOOKS).await;
+        let error = match lock(enforcer).refresh() {
+            Ok(false) => None,
+            Ok(true) => {
+                log::info!("interfaces or cgroups that the policy names have come or gone: it holds for those now");
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = &error
+            && last_error.as_ref() != Some(error)
+        {
+            log::error!("interfaces or cgroups have come or gone, and the policy holds for those before: {error}");
+        }
+        last_error = error;
+    }
+}
+
+/// How long an interface or a cgroup can be there before rules that name it match.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// How long requests that are under way may take when it is to stop.
 const PATIENCE: Duration = Duration::from_secs(2);

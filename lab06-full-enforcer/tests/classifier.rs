@@ -18,13 +18,15 @@ use std::{
 };
 
 use enforcer_policy::{Flow, Identity, Policy, decide, model};
-use lab06_full_enforcer::compile::{Capacities, Compiled, compile};
+use lab06_full_enforcer::{
+    compile::{Capacities, Compiled, compile},
+    names::ImaginedSocket,
+};
 use lab06_full_enforcer_common::{
     classify::{Classifier, counting_matches, steps},
-    control::Mode,
     counters::Outcome,
     decision::{FromEthernet, FromIp, Inspection, Place},
-    key::Hook,
+    key::{Hook, LOOPBACK, UnknownSocket},
     table::{MAX_LISTS, MAX_PARTITIONS},
 };
 use random::Dice;
@@ -33,15 +35,44 @@ use shapes::Shape;
 /// What is compared: the name that it is counted under, what becomes of it, and the rules that only count it.
 type Decided = (String, Outcome, Vec<String>);
 
-fn by_tables(compiled: &Compiled, inspection: &mut Inspection, frame: &[u8], place: Place) -> Decided {
+/// The circumstances of a packet: its hook, its interface and its socket.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    hook: Hook,
+    interface: &'static str,
+    cgroup: &'static str,
+    uid: u32,
+}
+
+const TC: Case = Case {
+    hook: Hook::TcIngress,
+    interface: "eth0",
+    cgroup: "a",
+    uid: 0,
+};
+
+fn by_tables(compiled: &Compiled, inspection: &mut Inspection, frame: &[u8], case: Case) -> Decided {
     let classifier = Classifier {
         config: &compiled.config,
         tables: compiled,
     };
+    let place = Place {
+        hook: case.hook,
+        interface: match case.interface {
+            "lo" => LOOPBACK,
+            name => compiled.places.interface(name),
+        },
+        mode: compiled.mode,
+    };
+    let socket = ImaginedSocket {
+        names: &compiled.places,
+        cgroup: case.cgroup,
+        uid: case.uid,
+    };
     let ether_type = u16::from_be_bytes([frame[12], frame[13]]);
-    match place.hook {
-        Hook::TcIngress => inspection.decide(&FromEthernet(frame), &place, &classifier),
-        Hook::CgroupEgress => inspection.decide(&FromIp(&frame[14..], ether_type), &place, &classifier),
+    match case.hook {
+        Hook::TcIngress => inspection.decide(&FromEthernet(frame), &UnknownSocket, &place, &classifier),
+        Hook::CgroupEgress => inspection.decide(&FromIp(&frame[14..], ether_type), &socket, &place, &classifier),
     }
     let name = match inspection.rule() {
         Some(rule) => compiled.names[rule.id as usize].clone(),
@@ -60,9 +91,14 @@ fn by_tables(compiled: &Compiled, inspection: &mut Inspection, frame: &[u8], pla
     (name, inspection.outcome(), logged.collect())
 }
 
-fn by_reference(policy: &Policy, frame: &[u8], place: Place) -> Decided {
-    let packet = reference::packet(frame, place.hook, place.is_loopback);
-    let decision = decide(policy, &packet, &Flow::New, &Identity::UNKNOWN);
+fn by_reference(policy: &Policy, frame: &[u8], case: Case) -> Decided {
+    let packet = reference::packet(frame, case.hook, case.interface);
+    let identity = Identity {
+        cgroup: Some(case.cgroup.trim_start_matches('/').to_owned()),
+        uid: Some(case.uid),
+        gid: None,
+    };
+    let decision = decide(policy, &packet, &Flow::New, &identity);
     let outcome = match decision.outcome(true) {
         enforcer_policy::Outcome::Pass => Outcome::Passed,
         enforcer_policy::Outcome::ObserveDrop => Outcome::Observed,
@@ -87,19 +123,26 @@ fn two_hundred_thousand_decisions_are_those_of_the_reference() {
     let mut inspection = Inspection::EMPTY;
     let mut seen: BTreeMap<(&str, Outcome), u32> = BTreeMap::new();
     for _ in 0..decisions() / DECISIONS_EACH {
-        let policy = reference::policy(&mut dice);
+        let mut policy = reference::policy(&mut dice);
+        reference::ask_for_sockets(&mut policy, &mut dice, true);
         let compiled = compile(&policy).unwrap();
         for _ in 0..DECISIONS_EACH / 2 {
             let frame = reference::frame(&mut dice);
             for hook in Hook::ALL {
-                let place = Place {
-                    hook,
-                    is_loopback: dice.percent(3),
-                    mode: compiled.mode,
+                let interfaces = if dice.percent(10) {
+                    reference::INTERFACES
+                } else {
+                    ["eth0", "eth1", "eth2"]
                 };
-                let decided = by_tables(&compiled, &mut inspection, &frame, place);
-                let expected = by_reference(&policy, &frame, place);
-                assert_eq!(decided, expected, "{place:?} {frame:02x?}\n{policy:#?}");
+                let case = Case {
+                    hook,
+                    interface: dice.one_of(&interfaces),
+                    cgroup: dice.one_of(&["/", "a", "a/b", "a/b/c", "a/b/c/d", "a/b/c/d/e", "a-b/c", "e"]),
+                    uid: dice.one_of(&reference::UIDS),
+                };
+                let decided = by_tables(&compiled, &mut inspection, &frame, case);
+                let expected = by_reference(&policy, &frame, case);
+                assert_eq!(decided, expected, "{case:?} {frame:02x?}\n{policy:#?}");
                 *seen.entry((inspection.reason().name(), decided.1)).or_default() += 1;
             }
         }
@@ -175,12 +218,6 @@ fn compare_sources(policy: &Policy, compiled: &Compiled, numbers: impl Iterator<
     }
 }
 
-const TC: Place = Place {
-    hook: Hook::TcIngress,
-    is_loopback: false,
-    mode: Mode::Block,
-};
-
 /// N2, N4: each shape, in both directions.
 #[test]
 fn thousands_of_rules_are_matched_as_by_the_reference() {
@@ -210,12 +247,12 @@ fn compare_shape(shape: Shape, rules: usize, frames: usize) {
     for _ in 0..frames {
         let frame = shapes::frame(&policy, &mut dice);
         for hook in Hook::ALL {
-            let place = Place { hook, ..TC };
-            let decided = by_tables(&compiled, &mut inspection, &frame, place);
+            let case = Case { hook, ..TC };
+            let decided = by_tables(&compiled, &mut inspection, &frame, case);
             assert_eq!(
                 decided,
-                by_reference(&policy, &frame, place),
-                "{shape:?} {place:?} {frame:02x?}"
+                by_reference(&policy, &frame, case),
+                "{shape:?} {case:?} {frame:02x?}"
             );
             by_rule += usize::from(decided.0.starts_with("rule-"));
             most = most.max(steps(&compiled, inspection.asked().0));
@@ -298,10 +335,14 @@ fn what_is_not_enforced_is_refused_by_name() {
     let mut policy = Policy::allow_all("p");
     policy.rules = vec![rule(0), rule(1)];
     policy.rules[0].cgroup = vec!["batch.slice".into()];
-    policy.rules[0].uid = vec![model::Range::single(1000)];
+    policy.rules[0].gid = vec![model::Range::single(1000)];
     policy.rules[1].state = vec![model::State::New];
     let causes = refused(&policy);
-    let begins = ["rule rule-0: cgroup", "rule rule-0: uid", "rule rule-1: state"];
+    let begins = [
+        "rule rule-0: gid",
+        "rule rule-0: cgroup of what comes in",
+        "rule rule-1: state",
+    ];
     assert_eq!(causes.len(), begins.len());
     for (cause, begin) in causes.iter().zip(begins) {
         assert!(

@@ -1,4 +1,4 @@
-//! Which rule matches a packet: five look-ups, and a search in what they leave.
+//! Which rule matches a packet: six look-ups, and a search in what they leave.
 //!
 //! Bounded whatever the policy: the compiler computes the worst case, and refuses a policy whose search would take more
 //! than [`MAX_STEPS`].
@@ -6,10 +6,10 @@
 use lab02_xdp_firewall_common::prefix_set::tree::KeyV6;
 
 use crate::{
-    key::{Direction, Key},
+    key::{Direction, Key, NO_MAC, Socket},
     table::{
-        Class, Config, FIELDS, Field, Kind, Lookup, MAX_PARTITIONS, NO_GROUPS, NUMBER_BITS, Partitions, Record, Rule,
-        Sought, Tables,
+        Class, Config, FIELDS, Field, Lookup, MAX_LEVELS, MAX_PARTITIONS, NO_GROUPS, NUMBER_BITS, Partition,
+        Partitions, Record, Rule, Sought, Tables, asks,
     },
     veil::Veil,
 };
@@ -37,8 +37,8 @@ pub struct Question {
     pub addresses: u64,
     /// The numbers of the classes of the first field (in the upper half) and the second.
     pub ports: u64,
-    /// The number of the class of the protocol (in the upper half); from the lowest bit on: a byte each for slot,
-    /// direction and kind.
+    /// The number of the class of the metadata (in the upper half), and that of the protocol in the sixteen bits below;
+    /// from the lowest bit on: eight bits for the slot, four each for direction and kind.
     pub rest: u64,
 }
 
@@ -51,6 +51,7 @@ impl Question {
             self.addresses as u32,
             (self.ports >> 32) as u32,
             self.ports as u32,
+            (self.rest >> 16 & 0xffff) as u32,
             (self.rest >> 32) as u32,
         ]
     }
@@ -67,7 +68,7 @@ impl Question {
 
     #[inline(always)]
     const fn kind(self) -> usize {
-        (self.rest >> 16 & 0xff) as usize
+        (self.rest >> 12 & 0xf) as usize
     }
 }
 
@@ -89,30 +90,75 @@ impl<T: Tables> Classifier<'_, T> {
 
     /// The numbers of the classes of a packet's fields, and what it is, as a question.
     #[inline(always)]
-    pub fn question(&self, key: &Key, direction: Direction, kind: u32) -> Question {
+    pub fn question(&self, key: &Key, metadata: u64, direction: Direction, kind: u32) -> Question {
         // ANCHOR: question
         Question {
             addresses: self.source(key) << 32 | self.destination(key),
             ports: self.number_at(&self.config.first, key.upper.first()) << 32
                 | self.number_at(&self.config.second, key.upper.second()),
-            rest: self.protocol(key) << 32 | u64::from(self.about(direction, kind)),
+            rest: metadata << 32 | self.protocol(key) << 16 | self.about(direction, kind),
         }
         // ANCHOR_END: question
     }
 
-    /// A question about a frame that is not IP, of which no field is looked at.
+    /// A question about a frame that is not IP, of which no other field is looked at.
     #[inline(always)]
-    pub fn question_without_ip(&self, direction: Direction) -> Question {
+    pub fn question_without_ip(&self, metadata: u64, direction: Direction, kind: u32) -> Question {
         Question {
             addresses: 0,
             ports: 0,
-            rest: u64::from(self.about(direction, Kind::NotIp as u32)),
+            rest: metadata << 32 | self.about(direction, kind),
         }
     }
 
     #[inline(always)]
-    fn about(&self, direction: Direction, kind: u32) -> u32 {
-        kind << 16 | (direction as u32) << 8 | self.config.slot & 0xff
+    fn about(&self, direction: Direction, kind: u32) -> u64 {
+        u64::from(kind << 12 | (direction as u32) << 8 | self.config.slot & 0xff)
+    }
+
+    /// The number of the class of what is known beside the headers: the interface's index, the sender's MAC address
+    /// or [`NO_MAC`], and the socket.
+    #[inline(always)]
+    pub fn metadata<S: Socket>(&self, interface: u32, mac: u64, socket: &S) -> u64 {
+        // ANCHOR: metadata
+        let about = &self.config.metadata;
+        if about.asks == 0 {
+            return 0;
+        }
+        // Behind a veil from the start, so that the verifier does not tell apart what was looked up and what was not.
+        let mut place = self.veil().over(0);
+        if about.asks & asks::INTERFACE != 0 {
+            place += self.number_at(&about.interface, interface);
+        }
+        if mac != NO_MAC && about.asks & asks::MAC != 0 {
+            place += self.number_at_id(&about.mac, mac);
+        }
+        if S::IS_KNOWN && about.asks & asks::UID != 0 {
+            place += self.number_at(&about.uid, socket.uid());
+        }
+        if S::IS_KNOWN && about.asks & asks::CGROUP != 0 {
+            place += self.cgroup(socket);
+        }
+        self.number(about.first + place as u32)
+        // ANCHOR_END: metadata
+    }
+
+    /// The number of the deepest cgroup that rules name and the socket is in or below of; 0 if it is in none.
+    #[inline(always)]
+    fn cgroup<S: Socket>(&self, socket: &S) -> u64 {
+        let about = &self.config.metadata;
+        for place in 0..MAX_LEVELS {
+            let level = (about.levels >> (8 * place) & 0xff) as u32;
+            if level == 0 {
+                break;
+            }
+            let id = socket.ancestor_cgroup(level - 1);
+            let number = self.tables.cgroup_number(self.config.slot, id);
+            if number != 0 {
+                return u64::from(number);
+            }
+        }
+        0
     }
 
     #[inline(always)]
@@ -148,6 +194,14 @@ impl<T: Tables> Classifier<'_, T> {
         self.number(position_v6(lookup, octets, self.tables))
     }
 
+    /// Of a number too large for the trees of IPv4.
+    #[inline(always)]
+    fn number_at_id(&self, lookup: &Lookup, id: u64) -> u64 {
+        let mut octets = [0; 16];
+        octets[8..].copy_from_slice(&id.to_be_bytes());
+        self.number_at_v6(lookup, &octets)
+    }
+
     /// Where there is nothing, which a compiler rules out, the first class stands in.
     #[inline(always)]
     fn number(&self, index: u32) -> u64 {
@@ -178,6 +232,14 @@ fn position_v6<T: Tables>(lookup: &Lookup, octets: &[u8; 16], tables: &T) -> u32
         Some(position) => lookup.first + position,
         None => NOWHERE,
     }
+}
+
+/// The number of the cgroup with this id, as [`Metadata::cgroup`](crate::table::Metadata::cgroup) has it.
+#[inline(always)]
+pub fn cgroup_number<T: Tables>(tables: &T, slot: u32, id: u64) -> u32 {
+    let Some(config) = tables.config(slot) else { return 0 };
+    let classifier = Classifier { config, tables };
+    classifier.number_at_id(&config.metadata.cgroup, id) as u32
 }
 
 /// The number of the first rule that decides, or [`NO_RULE`].
@@ -296,13 +358,24 @@ pub struct Probe {
     pub addresses: u64,
     /// The ranks of the first field (in the upper half) and the second.
     pub ports: u64,
-    /// The rank of the protocol.
-    pub protocol: u64,
+    /// The ranks of the metadata (in the upper half) and the protocol.
+    pub rest: u64,
     /// The lists that the packet is on.
     pub member_of: u64,
 }
 
 impl Probe {
+    /// [`Probe::ranks`], unpacked anew: the compiler would keep all of them beside each other on the stack of 512 bytes
+    /// from one turn of the search to the next, if it did not have to believe that they change.
+    #[inline(always)]
+    fn ranks_again(mut self, partition: &Partition) -> [u32; FIELDS] {
+        let zero = u64::from(volatile(&partition.zero));
+        self.addresses ^= zero;
+        self.ports ^= zero;
+        self.rest ^= zero;
+        self.ranks()
+    }
+
     /// By [`Field`].
     #[inline(always)]
     const fn ranks(self) -> [u32; FIELDS] {
@@ -311,9 +384,17 @@ impl Probe {
             self.addresses as u32,
             (self.ports >> 32) as u32,
             self.ports as u32,
-            self.protocol as u32,
+            self.rest as u32,
+            (self.rest >> 32) as u32,
         ]
     }
+}
+
+/// Reads a number again, whatever the compiler has read of it before.
+#[inline(always)]
+fn volatile(number: &u32) -> u32 {
+    // SAFETY: it is a reference.
+    unsafe { core::ptr::read_volatile(number) }
 }
 
 /// What a probe says of a partition in which there is no rule before the limit, nor is one in those behind it.
@@ -331,13 +412,12 @@ pub fn probe<T: Tables>(tables: &T, probe: Probe, mut on_step: impl FnMut()) -> 
     if partition.best >= limit {
         return NOTHING_BETTER;
     }
-    let ranks = probe.ranks();
     let mut first = u64::from(partition.first);
     let mut count = u64::from(partition.count);
     // ANCHOR: group
     if partition.groups != NO_GROUPS {
         let mut rank = 0;
-        for (of_field, mask) in ranks.iter().zip(partition.grouped_by) {
+        for (of_field, mask) in probe.ranks().iter().zip(partition.grouped_by) {
             rank |= of_field & mask;
         }
         let Some(group) = tables.group(partition.groups + rank) else {
@@ -362,7 +442,7 @@ pub fn probe<T: Tables>(tables: &T, probe: Probe, mut on_step: impl FnMut()) -> 
         let Some(record) = tables.record((first + half) as u32) else {
             break;
         };
-        let Sides { below, above } = Sides::of(ranks, record, partition.places);
+        let Sides { below, above } = Sides::of(probe.ranks_again(partition), record, partition);
         let outside = below | above;
         if outside == 0 {
             // No other record of this partition can hold the packet.
@@ -403,36 +483,44 @@ impl<'a> Search<'a> {
     #[inline(always)]
     fn new<T: Tables>(tables: &'a T, question: Question, sought: Sought) -> Option<Self> {
         let config = tables.config(question.slot())?;
-        let [mut low, mut high] = view(config, question, sought);
-        if low | high == 0 {
+        let pending = view(config, question, sought);
+        if pending == [0; 2] {
             // As in most policies for rules that only count.
             return None;
         }
-        let mut ranks = [0; FIELDS];
-        let mut member_of = 0;
-        // ANCHOR: classes
-        for (number, rank) in question.class_numbers().into_iter().zip(&mut ranks) {
-            let class = tables.class(config.first_class + number)?;
-            let [for_low, for_high] = class.partitions.get(question.direction())?;
-            low &= for_low;
-            high &= for_high;
-            member_of |= class.member_of;
-            *rank = u64::from(class.rank);
-        }
-        // ANCHOR_END: classes
-        let [source, destination, first, second, protocol] = ranks;
-        Some(Self {
+        let mut search = Self {
             config,
             first_partition: first_partition(config, question),
-            pending: [low, high],
-            probe: Probe {
-                partition: 0,
-                addresses: source << 32 | destination,
-                ports: first << 32 | second,
-                protocol,
-                member_of,
-            },
-        })
+            pending,
+            probe: Probe::default(),
+        };
+        search.look_classes_up(tables, &question)?;
+        Some(search)
+    }
+
+    /// Leaves those partitions that all classes of the packet agree on, and packs the ranks of the classes; `None` if there
+    /// is no such class. Not inlined: its look-ups would share the stack with all that is called afterwards.
+    #[inline(never)]
+    fn look_classes_up<T: Tables>(&mut self, tables: &'a T, question: &Question) -> Option<()> {
+        // ANCHOR: classes
+        let [source, destination, first, second, protocol, metadata] = question.class_numbers();
+        let direction = question.direction();
+        let mut rank = |number: u32| {
+            let class = tables.class(self.config.first_class + number)?;
+            let [low, high] = class.partitions.get(direction)?;
+            self.pending[0] &= low;
+            self.pending[1] &= high;
+            self.probe.member_of |= class.member_of;
+            Some(u64::from(class.rank))
+        };
+        let addresses = rank(source)? << 32 | rank(destination)?;
+        let ports = rank(first)? << 32 | rank(second)?;
+        let rest = rank(metadata)? << 32 | rank(protocol)?;
+        // ANCHOR_END: classes
+        self.probe.addresses = addresses;
+        self.probe.ports = ports;
+        self.probe.rest = rest;
+        Some(())
     }
 
     /// Read each time, as above.
@@ -476,7 +564,9 @@ struct Sides {
 impl Sides {
     /// Compares every field, without a branch: the verifier would have to follow each of its ways in each of the turns.
     #[inline(always)]
-    fn of(ranks: [u32; FIELDS], record: &Record, places: u32) -> Self {
+    fn of(ranks: [u32; FIELDS], record: &Record, partition: &Partition) -> Self {
+        // Not kept shifted for each field from turn to turn: see `Probe::ranks_again`.
+        let places = volatile(&partition.places);
         // ANCHOR: sides
         let mut sides = Self {
             below: ALL_FIELDS,

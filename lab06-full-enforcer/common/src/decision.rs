@@ -10,7 +10,7 @@ use crate::{
     classify::{Classifier, NO_RULE, Question},
     control::Mode,
     counters::{Outcome, Reason},
-    key::{Direction, Essential, Hook, Key, UpperKey},
+    key::{Direction, Essential, Hook, Key, LOOPBACK, NO_MAC, Socket, UpperKey, mac_number},
     table::{Action, Kind, Rule, RuleMode, Tables},
     veil::Veil,
 };
@@ -19,6 +19,12 @@ use crate::{
 pub trait Parse: Packet {
     /// Reads its link and network headers.
     fn headers(&self) -> Result<Headers, headers::Malformed>;
+
+    /// The MAC address of its sender, the first octet highest; [`NO_MAC`] without an Ethernet header.
+    #[inline(always)]
+    fn source_mac(&self) -> u64 {
+        NO_MAC
+    }
 }
 
 /// A packet from its Ethernet header on.
@@ -43,6 +49,13 @@ impl<P: Packet + ?Sized> Parse for FromEthernet<'_, P> {
     #[inline(always)]
     fn headers(&self) -> Result<Headers, headers::Malformed> {
         Headers::parse(self.0)
+    }
+
+    #[inline(always)]
+    fn source_mac(&self) -> u64 {
+        // A number always, and no array that is only sometimes there: of that, the compiler may keep bytes that were never
+        // written, which the verifier refuses.
+        self.0.read(6).map_or(NO_MAC, mac_number)
     }
 }
 
@@ -70,8 +83,8 @@ impl<P: Packet + ?Sized> Parse for FromIp<'_, P> {
 pub struct Place {
     /// The hook.
     pub hook: Hook,
-    /// Whether its interface is the loopback interface.
-    pub is_loopback: bool,
+    /// The index of its interface.
+    pub interface: u32,
     /// The mode of the control word.
     pub mode: Mode,
 }
@@ -95,8 +108,8 @@ pub struct Decision {
 impl<T: Tables> Classifier<'_, T> {
     /// Decides about a packet of IP: essentials, classify.
     #[inline(always)]
-    pub fn decide(&self, key: &Key, direction: Direction, is_loopback: bool) -> Decision {
-        let (question, otherwise) = self.ask(key, direction, is_loopback);
+    pub fn decide(&self, key: &Key, metadata: u64, direction: Direction, is_loopback: bool) -> Decision {
+        let (question, otherwise) = self.ask(key, metadata, direction, is_loopback);
         let number = self.tables.first_match(question);
         match self.rule(number) {
             None => Decision { question, ..otherwise },
@@ -112,23 +125,27 @@ impl<T: Tables> Classifier<'_, T> {
 
     /// What to ask about a packet of IP, and what holds if no rule answers.
     #[inline(always)]
-    fn ask(&self, key: &Key, direction: Direction, is_loopback: bool) -> (Question, Decision) {
+    fn ask(&self, key: &Key, metadata: u64, direction: Direction, is_loopback: bool) -> (Question, Decision) {
         // ANCHOR: ask
         let (kind, otherwise) = match self.essential(key, direction, is_loopback) {
             None => (Kind::Ordinary as u32, self.by_default(direction)),
             Some(essential) => (Kind::Essential as u32 + essential as u32, BY_ESSENTIALS),
         };
-        (self.question(key, direction, kind), otherwise)
+        (self.question(key, metadata, direction, kind), otherwise)
         // ANCHOR_END: ask
     }
 
     /// What to ask about a frame that is not IP, and what holds if no rule answers.
     #[inline(always)]
-    fn ask_without_ip(&self, direction: Direction) -> (Question, Decision) {
-        if self.config.essentials != 0 {
-            return (NOTHING_ASKED, BY_ESSENTIALS);
-        }
-        (self.question_without_ip(direction), self.by_default(direction))
+    fn ask_without_ip(&self, metadata: u64, direction: Direction, is_loopback: bool) -> (Question, Decision) {
+        let (kind, otherwise) = if self.config.essentials == 0 {
+            (Kind::NotIp, self.by_default(direction))
+        } else if is_loopback {
+            (Kind::NotIpByLoopback, BY_ESSENTIALS)
+        } else {
+            (Kind::NotIp, BY_ESSENTIALS)
+        };
+        (self.question_without_ip(metadata, direction, kind as u32), otherwise)
     }
 
     #[inline(always)]
@@ -182,7 +199,7 @@ const WITHOUT_RULE: Rule = Rule {
 const NOTHING_ASKED: Question = Question {
     addresses: 0,
     ports: 0,
-    rest: 0xff << 16,
+    rest: 0xf << 12,
 };
 
 /// The packet that is being decided about: its headers, and then the decision.
@@ -225,16 +242,23 @@ impl Inspection {
         question: NOTHING_ASKED,
     };
 
-    /// Decides about `packet`. What was decided about the last one is forgotten.
+    /// Decides about `packet`, of this socket. What was decided about the last one is forgotten.
     #[inline(always)]
-    pub fn decide<P: Parse, T: Tables>(&mut self, packet: &P, place: &Place, classifier: &Classifier<'_, T>) {
+    pub fn decide<P: Parse, S: Socket, T: Tables>(
+        &mut self,
+        packet: &P,
+        socket: &S,
+        place: &Place,
+        classifier: &Classifier<'_, T>,
+    ) {
         self.mode = classifier.veil().over(place.mode as u64) as u8;
         // ANCHOR: stages
         if self.read_headers(packet, classifier.veil())
             && self.find_upper(packet, classifier.veil())
             && self.read_transport(packet, classifier.veil())
         {
-            self.ask(place.hook.direction(), place.is_loopback, *classifier);
+            self.look_metadata_up(packet, socket, place.interface, classifier);
+            self.ask(place.hook.direction(), place.interface == LOOPBACK, *classifier);
             self.judge(classifier);
         } else {
             self.question = NOTHING_ASKED;
@@ -336,12 +360,27 @@ impl Inspection {
         false
     }
 
+    /// Looks up what is known beside the headers, and keeps the number of its class where the question will have it.
+    /// (Returns something: see below.)
+    #[inline(never)]
+    fn look_metadata_up<P: Parse, S: Socket, T: Tables>(
+        &mut self,
+        packet: &P,
+        socket: &S,
+        interface: u32,
+        classifier: &Classifier<'_, T>,
+    ) -> u32 {
+        self.question.rest = classifier.metadata(interface, packet.source_mac(), socket);
+        0
+    }
+
     /// Looks the fields up, and keeps what holds if no rule answers. (Returns something, since a function that returns
     /// nothing may leave a pointer to the stack in the register for results, which the verifier refuses.)
     #[inline(never)]
     fn ask<T: Tables>(&mut self, direction: Direction, is_loopback: bool, classifier: Classifier<'_, T>) -> u32 {
+        let metadata = self.question.rest;
         let (question, otherwise) = if self.headers.ip_version == 0 {
-            classifier.ask_without_ip(direction)
+            classifier.ask_without_ip(metadata, direction, is_loopback)
         } else {
             let key = Key {
                 source: self.headers.source,
@@ -349,7 +388,7 @@ impl Inspection {
                 ip_version: self.headers.ip_version,
                 upper: self.behind,
             };
-            classifier.ask(&key, direction, is_loopback)
+            classifier.ask(&key, metadata, direction, is_loopback)
         };
         self.question = question;
         self.reason = classifier.veil().over(u64::from(otherwise.reason as u32)) as u8;

@@ -68,6 +68,47 @@ impl Hook {
     }
 }
 
+/// The index of `lo` in every network namespace (`LOOPBACK_IFINDEX` in `include/net/flow.h`).
+pub const LOOPBACK: u32 = 1;
+
+/// Where a packet has no Ethernet header. A MAC address is a number of 48 bits.
+pub const NO_MAC: u64 = u64::MAX;
+
+/// A MAC address as a number, the first octet highest.
+#[inline(always)]
+pub const fn mac_number([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+}
+
+/// The socket that a packet is of.
+pub trait Socket {
+    /// Whether the hook knows it. If not, nothing else is asked.
+    const IS_KNOWN: bool;
+    /// The user who made it.
+    fn uid(&self) -> u32;
+    /// The id of the cgroup on this level of the hierarchy (the root's is 0) that its own is, or is below of; 0 if there
+    /// is none.
+    fn ancestor_cgroup(&self, level: u32) -> u64;
+}
+
+/// Where nobody knows yet whose socket a packet is for.
+#[derive(Clone, Copy, Debug)]
+pub struct UnknownSocket;
+
+impl Socket for UnknownSocket {
+    const IS_KNOWN: bool = false;
+
+    #[inline(always)]
+    fn uid(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn ancestor_cgroup(&self, _level: u32) -> u64 {
+        0
+    }
+}
+
 /// Where types and codes of ICMP begin among the values of a field that has ports below.
 pub const ICMP_BASE: u32 = 1 << 16;
 

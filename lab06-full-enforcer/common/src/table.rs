@@ -1,6 +1,6 @@
 //! A compiled policy: records of a fixed size that lie in arrays.
 //!
-//! A rule becomes boxes: an interval in each of five [fields](Field). What stands in a field of a packet is looked up in a
+//! A rule becomes boxes: an interval in each of six [fields](Field). What stands in a field of a packet is looked up in a
 //! search tree over the bounds of all intervals, which gives its [`Class`]; the classes of a field are ranked, and a box is
 //! kept as [intervals of ranks](Record). Boxes are divided into [partitions](Partition), such that those of one partition
 //! can be put in an order in which a packet is found by halving; a class says which partitions have something for it, and
@@ -29,7 +29,7 @@ pub const MAX_PARTITIONS: usize = 128;
 pub const MAX_LISTS: usize = 64;
 
 /// How many fields a packet is sought by.
-pub const FIELDS: usize = 5;
+pub const FIELDS: usize = 6;
 
 /// How many slots there are: the policy in force, and the one that is being written.
 pub const SLOTS: u32 = 2;
@@ -94,6 +94,8 @@ pub enum Field {
     Second = 3,
     /// The protocol.
     Protocol = 4,
+    /// What is known of it beside its headers: see [`Metadata`].
+    Metadata = 5,
 }
 
 impl Field {
@@ -104,6 +106,7 @@ impl Field {
         Self::First,
         Self::Second,
         Self::Protocol,
+        Self::Metadata,
     ];
 }
 
@@ -152,7 +155,7 @@ pub struct Record {
     pub member_of: u64,
 }
 
-const _: () = assert!(size_of::<Record>() == 56);
+const _: () = assert!(size_of::<Record>() == 64);
 
 /// Boxes in an order in which they can be sought: two of them differ in the first field, in the partition's order of
 /// fields, in which their intervals are not the same; there they have nothing in common.
@@ -172,9 +175,11 @@ pub struct Partition {
     pub groups: u32,
     /// By [`Field`], all bits for the one whose rank says the group, and none for the others.
     pub grouped_by: [u32; FIELDS],
+    /// 0, of which the compiler of the programs knows nothing: see [`Probe`].
+    pub zero: u32,
 }
 
-const _: () = assert!(size_of::<Partition>() == 40);
+const _: () = assert!(size_of::<Partition>() == 48);
 
 /// In [`Partition::groups`]: it is too small to have any.
 pub const NO_GROUPS: u32 = u32::MAX;
@@ -220,13 +225,15 @@ pub enum Kind {
     Ordinary = 0,
     /// The rules that name [`Essential::Loopback`]; the others of [`Essential`] follow.
     Essential = 1,
-    /// The rules that are content with a frame that is not IP.
+    /// The rules that are content with a frame that is not IP, and name that where it is essential.
     NotIp = 1 + Essential::COUNT,
+    /// Those of them that name [`Essential::Loopback`].
+    NotIpByLoopback = 2 + Essential::COUNT,
 }
 
 impl Kind {
     /// How many kinds there are.
-    pub const COUNT: usize = 2 + Essential::COUNT as usize;
+    pub const COUNT: usize = 3 + Essential::COUNT as usize;
 }
 
 /// What is sought among the rules.
@@ -244,6 +251,49 @@ impl Sought {
     pub const COUNT: usize = 2;
 }
 
+/// How what is known of a packet beside its IP headers is looked up: interface, MAC address, cgroup, user.
+///
+/// Each of them is looked up by itself, and gives a number; the sum of the numbers, which are multiples of a stride of
+/// each, is the place of their combination in a table of classes. (Looking fields up one by one and then their
+/// combination is the idea of Recursive Flow Classification: Gupta, `McKeown`: Packet Classification on Multiple Fields,
+/// SIGCOMM 1999.)
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// Indices of interfaces.
+    pub interface: Lookup,
+    /// The sender's MAC address, the first octet highest.
+    pub mac: Lookup,
+    /// Ids of cgroups, of which 0 stands for those that no rule names.
+    pub cgroup: Lookup,
+    /// Users.
+    pub uid: Lookup,
+    /// The levels of the cgroups that rules name, the deepest one first, in a byte each and one more than the level; 0
+    /// ends them.
+    pub levels: u64,
+    /// The index of what [`Tables::class_number`] says for the first combination; those of the others follow.
+    pub first: u32,
+    /// What rules ask for at all: bits of [`asks`].
+    pub asks: u32,
+}
+
+const _: () = assert!(size_of::<Metadata>() == 4 * 72 + 16);
+
+/// Bits of [`Metadata::asks`].
+pub mod asks {
+    /// A rule names an interface.
+    pub const INTERFACE: u32 = 1;
+    /// A rule names a MAC address.
+    pub const MAC: u32 = 2;
+    /// A rule names a cgroup.
+    pub const CGROUP: u32 = 4;
+    /// A rule names a user.
+    pub const UID: u32 = 8;
+}
+
+/// On how many levels of the hierarchy the cgroups can be that rules name.
+pub const MAX_LEVELS: usize = 8;
+
 /// A policy, but for the content of the arrays. Read once a packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -260,6 +310,8 @@ pub struct Config {
     pub first: Lookup,
     /// [`Field::Second`].
     pub second: Lookup,
+    /// [`Field::Metadata`].
+    pub metadata: Metadata,
     /// By direction, by the index of a [`Kind`] and by [`Sought`], the partitions to be searched.
     pub views: [[[Partitions; Sought::COUNT]; Kind::COUNT]; 2],
     /// Any number: see [`Veil`](crate::veil::Veil).
@@ -285,7 +337,7 @@ pub struct Config {
     pub slot: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 6 * 72 + 2 * Kind::COUNT * 2 * 16 + 8 + 4 * 4 + 8);
+const _: () = assert!(size_of::<Config>() == 6 * 72 + size_of::<Metadata>() + 2 * Kind::COUNT * 2 * 16 + 8 + 4 * 4 + 8);
 
 /// The arrays that hold the content of all slots.
 ///
@@ -317,6 +369,15 @@ pub trait Tables {
         Self: Sized,
     {
         classify::first_match(self, question)
+    }
+
+    /// Looks the id of a cgroup up. Likewise.
+    #[inline(always)]
+    fn cgroup_number(&self, slot: u32, id: u64) -> u32
+    where
+        Self: Sized,
+    {
+        classify::cgroup_number(self, slot, id)
     }
 
     /// Asks a partition. Likewise.
@@ -367,7 +428,14 @@ impl Config {
         for lookup in [&mut self.source_v6, &mut self.destination_v6] {
             lookup.move_by(origin.node_v6, origin.class_number);
         }
+        for lookup in [&mut self.metadata.interface, &mut self.metadata.uid] {
+            lookup.move_by(origin.node_v4, origin.class_number);
+        }
+        for lookup in [&mut self.metadata.mac, &mut self.metadata.cgroup] {
+            lookup.move_by(origin.node_v6, origin.class_number);
+        }
         self.slot = origin.slot;
+        self.metadata.first += origin.class_number;
         self.first_protocol += origin.class_number;
         self.first_class += origin.class;
         self.first_partition += origin.partition;

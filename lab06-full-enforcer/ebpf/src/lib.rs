@@ -4,7 +4,11 @@
 // Nothing in a program may panic: there is nobody to catch it, and the verifier would have to follow the message.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::{
+    btf_maps::PerCpuArray,
+    helpers::generated::{bpf_get_socket_uid, bpf_skb_ancestor_cgroup_id},
+    programs::SkBuffContext,
+};
 use lab01_count_packets_common::{
     counter::Counter,
     headers::{self, Headers},
@@ -17,7 +21,7 @@ use lab06_full_enforcer_common::{
     classify::{Question, counting_matches},
     counters::{self, BY_REASON, Outcome},
     decision::{Inspection, Parse},
-    key::Hook,
+    key::{Hook, Socket},
     table::Tables,
 };
 
@@ -40,6 +44,25 @@ impl Parse for FromIp<'_> {
     #[inline(always)]
     fn headers(&self) -> Result<Headers, headers::Malformed> {
         self.0.headers()
+    }
+}
+
+/// The socket that the packet of a `cgroup_skb` program is of.
+pub struct SocketOf<'a>(pub &'a SkBuffContext);
+
+impl Socket for SocketOf<'_> {
+    const IS_KNOWN: bool = true;
+
+    #[inline(always)]
+    fn uid(&self) -> u32 {
+        // SAFETY: the context is valid for as long as the program runs.
+        unsafe { bpf_get_socket_uid(self.0.skb.skb) }
+    }
+
+    #[inline(always)]
+    fn ancestor_cgroup(&self, level: u32) -> u64 {
+        // SAFETY: as above.
+        unsafe { bpf_skb_ancestor_cgroup_id(self.0.skb.skb, level as i32) }
     }
 }
 

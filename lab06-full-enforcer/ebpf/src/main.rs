@@ -25,10 +25,10 @@ use lab06_full_enforcer_common::{
     control::Control,
     counters::{BY_REASON, Outcome},
     decision::{FromEthernet, Inspection, Parse, Place},
-    key::Hook,
+    key::{Hook, Socket, UnknownSocket},
     table::{Class, Config, Group, MAX_PARTITIONS, Partition, Record, Rule, SLOTS, Tables},
 };
-use lab06_full_enforcer_ebpf::{Counters, FromIp, LEAST_BY_RULE};
+use lab06_full_enforcer_ebpf::{Counters, FromIp, LEAST_BY_RULE, SocketOf};
 
 /// `BPF_F_MMAPABLE`: user space writes these arrays through its own memory, Linux 5.5.
 const MMAPABLE: usize = 1 << 10;
@@ -85,10 +85,12 @@ pub fn enforce_ingress(ctx: TcContext) -> i32 {
     let frame = Frame::of(&ctx);
     let place = Place {
         hook: Hook::TcIngress,
-        is_loopback: false,
+        // SAFETY: the context is valid for as long as the program runs, and this field may be read.
+        interface: unsafe { (*ctx.skb.skb).ifindex },
         mode: control.mode(),
     };
-    match enforce(inspection, &FromEthernet(&frame), || frame.len(), &place, &classifier) {
+    let (packet, socket) = (FromEthernet(&frame), UnknownSocket);
+    match enforce(inspection, &packet, &socket, || frame.len(), &place, &classifier) {
         Outcome::Passed | Outcome::Observed => NEXT,
         Outcome::Dropped => TC_ACT_SHOT,
     }
@@ -106,12 +108,13 @@ pub fn enforce_egress(ctx: SkBuffContext) -> i32 {
     let packet = IpPacket::of(&ctx);
     let place = Place {
         hook: Hook::CgroupEgress,
-        is_loopback: packet.interface() == LOOPBACK,
+        interface: packet.interface(),
         mode: control.mode(),
     };
     match enforce(
         &mut inspection,
         &FromIp(packet),
+        &SocketOf(&ctx),
         || IpPacket::of(&ctx).len(),
         &place,
         &classifier,
@@ -129,9 +132,6 @@ const NEXT: i32 = -1;
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
 
-/// The index of `lo` in every network namespace (`LOOPBACK_IFINDEX` in `include/net/flow.h`).
-const LOOPBACK: u32 = 1;
-
 /// The policy and the mode in force, by one reading of the control word.
 #[inline(always)]
 fn in_force() -> Option<(Control, Classifier<'static, Maps>)> {
@@ -143,14 +143,15 @@ fn in_force() -> Option<(Control, Classifier<'static, Maps>)> {
 
 /// Decides about a packet, counts it, and says what becomes of it.
 #[inline(always)]
-fn enforce<P: Parse>(
+fn enforce<P: Parse, S: Socket>(
     inspection: &mut Inspection,
     packet: &P,
+    socket: &S,
     len: impl FnOnce() -> u64,
     place: &Place,
     classifier: &Classifier<'_, Maps>,
 ) -> Outcome {
-    inspection.decide(packet, place, classifier);
+    inspection.decide(packet, socket, place, classifier);
     let bytes = inspection.bytes(len());
     let (question, before) = inspection.asked();
     count_matches(
@@ -179,15 +180,22 @@ pub extern "C" fn first_match(addresses: u64, ports: u64, rest: u64) -> u32 {
 }
 // ANCHOR_END: global
 
+/// The number of a cgroup by its id, in the policy of a slot.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn cgroup_number(slot: u64, id: u64) -> u32 {
+    classify::cgroup_number(&Maps, slot as u32, id)
+}
+
 /// What a partition says to a [`Probe`], by its parts.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn probe(partition: u64, addresses: u64, ports: u64, protocol: u64, member_of: u64) -> u32 {
+pub extern "C" fn probe(partition: u64, addresses: u64, ports: u64, rest: u64, member_of: u64) -> u32 {
     let probe = Probe {
         partition,
         addresses,
         ports,
-        protocol,
+        rest,
         member_of,
     };
     classify::probe(&Maps, probe, || {})
@@ -264,12 +272,17 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn cgroup_number(&self, slot: u32, id: u64) -> u32 {
+        cgroup_number(u64::from(slot), id)
+    }
+
+    #[inline(always)]
     fn probe(&self, asked: Probe) -> u32 {
         probe(
             asked.partition,
             asked.addresses,
             asked.ports,
-            asked.protocol,
+            asked.rest,
             asked.member_of,
         )
     }

@@ -8,7 +8,10 @@ use lab06_full_enforcer_common::{
     table::{FIELDS, Field, MAX_LISTS},
 };
 
-use super::interval::{Interval, joined};
+use super::{
+    interval::{Interval, joined},
+    metadata::Combinations,
+};
 
 /// What a rule wants of a packet: one of its boxes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,16 +77,19 @@ pub struct Boxes<'a> {
     policy: &'a Policy,
     /// The long lists that were met.
     pub lists: Lists,
+    /// What rules ask for beside headers.
+    pub combinations: Combinations<'a>,
     /// The intervals of lists of addresses, since many rules have the same.
     addresses: HashMap<&'a [model::Address], Rc<[Interval]>>,
 }
 
 impl<'a> Boxes<'a> {
     /// For the rules of `policy`.
-    pub fn new(policy: &'a Policy) -> Self {
+    pub fn new(policy: &'a Policy, combinations: Combinations<'a>) -> Self {
         Self {
             policy,
             lists: Lists::default(),
+            combinations,
             addresses: HashMap::new(),
         }
     }
@@ -97,6 +103,7 @@ impl<'a> Boxes<'a> {
             ports_or_icmp(&rule.destination_ports, &rule.icmp_code),
             rule.protocol
                 .map(|protocol| Rc::from([Interval::of_numbers(protocol.0, protocol.0)])),
+            self.combinations.wanted(rule),
         ];
         let member_of = self.put_long_ones_aside(&mut wanted)?;
         let mut boxes = vec![Box {

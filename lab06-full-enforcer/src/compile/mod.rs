@@ -2,6 +2,7 @@
 //!
 //! - `interval` is what can stand in a field,
 //! - `boxes` takes rules apart into boxes of such intervals,
+//! - `metadata` numbers what is known of packets beside their headers,
 //! - `field` divides the values of a field into classes,
 //! - `partition` divides boxes into partitions that can be searched by halving,
 //! - here it is put together.
@@ -9,6 +10,7 @@
 mod boxes;
 mod field;
 mod interval;
+mod metadata;
 mod partition;
 
 use std::collections::HashMap;
@@ -26,8 +28,8 @@ use lab06_full_enforcer_common::{
     control::Mode,
     key::{Essential, ICMP_BASE},
     table::{
-        Action, Class, Config, FIELDS, Field, Group, Kind, Lookup, MAX_PARTITIONS, MAX_RULES, NO_GROUPS, Partition,
-        Partitions, Record, Rule, RuleMode, Sought, Tables,
+        Action, Class, Config, FIELDS, Field, Group, Kind, Lookup, MAX_PARTITIONS, MAX_RULES, Metadata, NO_GROUPS,
+        Partition, Partitions, Record, Rule, RuleMode, Sought, Tables,
     },
 };
 use serde::Serialize;
@@ -36,8 +38,10 @@ use thiserror::Error;
 use self::{
     boxes::{Box, Boxes, Lists},
     field::{Classes, EVERY_RANK},
+    metadata::{Begins, Combinations},
     partition::{Ranked, Sorted, divide},
 };
+use crate::names::Names;
 
 /// A policy cannot be enforced. A line for each cause.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -92,6 +96,8 @@ pub struct Compiled {
     pub worst: WorstCase,
     /// By [`Field`], the bits of its long lists.
     pub lists: [u64; FIELDS],
+    /// The interfaces and cgroups that the rules name.
+    pub places: Names,
 }
 
 /// How many steps the search for a packet's rule takes at most: a step is a partition taken up, or a record compared.
@@ -255,8 +261,14 @@ impl Cost {
     }
 }
 
-/// Compiles `policy`, whose names and values were checked when it was read.
+/// Compiles `policy` as for a host that has all interfaces and cgroups that it names.
 pub fn compile(policy: &Policy) -> Result<Compiled, CannotEnforce> {
+    compile_for(policy, Names::imagined(policy))
+}
+
+/// Compiles `policy`, whose names and values were checked when it was read, for a host that has these interfaces and
+/// cgroups. A rule that names others only matches nothing.
+pub fn compile_for(policy: &Policy, places: Names) -> Result<Compiled, CannotEnforce> {
     let causes: Vec<Refusal> = (0..).zip(&policy.rules).flat_map(not_enforced).collect();
     if !causes.is_empty() {
         return Err(CannotEnforce { causes });
@@ -271,29 +283,37 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CannotEnforce> {
             "put what several have in common into lists or sets",
         ));
     }
-    Compiler::new(policy)?.compile()
+    Compiler::new(policy, places)?.compile()
 }
 
 /// The keys of a rule that would have to be ignored, and are not: a cause each.
 fn not_enforced((index, rule): (usize, &model::Rule)) -> Vec<Refusal> {
     let keys = [
-        ("interface", !rule.interface.is_empty()),
-        ("mac", !rule.mac.is_empty()),
-        ("cgroup", !rule.cgroup.is_empty()),
-        ("uid", !rule.uid.is_empty()),
         ("gid", !rule.gid.is_empty()),
         ("state", !rule.state.is_empty()),
         ("rate_limit", matches!(rule.action, model::Action::RateLimit(_))),
     ];
-    keys.into_iter()
-        .filter(|(_, is_there)| *is_there)
-        .map(|(key, _)| Refusal {
-            rule: Some(index),
-            key: Some(if key == "rate_limit" { "action" } else { key }),
-            message: format!("rule {}: {key} is not enforced by this version", rule.name),
-            help: format!("take the rule out, or decide without {key}"),
-        })
-        .collect()
+    let keys = keys.into_iter().filter(|(_, is_there)| *is_there);
+    let keys = keys.map(|(key, _)| Refusal {
+        rule: Some(index),
+        key: Some(if key == "rate_limit" { "action" } else { key }),
+        message: format!("rule {}: {key} is not enforced by this version", rule.name),
+        help: format!("take the rule out, or decide without {key}"),
+    });
+    // Where `cgroup_skb` ingress would look for those that block; the others are refused when the policy is read.
+    let of_sockets = [("cgroup", !rule.cgroup.is_empty()), ("uid", !rule.uid.is_empty())];
+    let comes_in = rule.direction != Some(model::Direction::Egress);
+    let of_sockets = of_sockets.into_iter().filter(|(_, is_there)| comes_in && *is_there);
+    let of_sockets = of_sockets.map(|(key, _)| Refusal {
+        rule: Some(index),
+        key: Some(key),
+        message: format!(
+            "rule {}: {key} of what comes in is not enforced by this version",
+            rule.name
+        ),
+        help: "write `direction: egress`".into(),
+    });
+    keys.chain(of_sockets).collect()
 }
 
 struct Compiler<'a> {
@@ -304,6 +324,8 @@ struct Compiler<'a> {
     boxes: Vec<(u32, Box)>,
     /// By [`Field`].
     fields: [Classes; FIELDS],
+    combinations: Combinations<'a>,
+    places: Names,
     content: Content,
     class_numbers: Vec<u32>,
     classes: Vec<Class>,
@@ -324,9 +346,9 @@ const EVERYTHING: Class = Class {
 const SMALL: usize = 16;
 
 impl<'a> Compiler<'a> {
-    fn new(policy: &'a Policy) -> Result<Self, CannotEnforce> {
+    fn new(policy: &'a Policy, places: Names) -> Result<Self, CannotEnforce> {
         let rules: Vec<&model::Rule> = policy.order().into_iter().map(|index| &policy.rules[index]).collect();
-        let mut taken_apart = Boxes::new(policy);
+        let mut taken_apart = Boxes::new(policy, Combinations::of(policy)?);
         let mut boxes = Vec::with_capacity(rules.len());
         for (rule, number) in rules.iter().zip(0..) {
             let of_rule = taken_apart.of(rule).map_err(|_| {
@@ -346,6 +368,8 @@ impl<'a> Compiler<'a> {
             rules,
             boxes,
             fields,
+            combinations: taken_apart.combinations,
+            places,
             content: Content::default(),
             class_numbers: Vec::new(),
             classes: vec![EVERYTHING],
@@ -372,7 +396,11 @@ impl<'a> Compiler<'a> {
         // ANCHOR_END: compile
         let allows = |verdict| verdict == model::DefaultVerdict::Allow;
         let [source, destination, first, second, protocol] = [0, 1, 2, 3, 4];
-        let class_of = Field::ALL.map(|field| self.add_classes(field));
+        // First, so that their numbers are small: a question has sixteen bits for them.
+        let first_protocol = self.add_classes(Field::Protocol);
+        let first_combination = self.add_classes(Field::Metadata);
+        let class_of =
+            [Field::Source, Field::Destination, Field::First, Field::Second].map(|field| self.add_classes(field));
         let config = Config {
             source_v4: self.lookup_v4(source, class_of[source], 4),
             destination_v4: self.lookup_v4(destination, class_of[destination], 4),
@@ -380,9 +408,10 @@ impl<'a> Compiler<'a> {
             destination_v6: self.lookup_v6(destination, class_of[destination]),
             first: self.lookup_v4(first, class_of[first], 0),
             second: self.lookup_v4(second, class_of[second], 0),
+            metadata: self.metadata(first_combination)?,
             views,
             veil: 0x5eed_5eed_5eed_5eed,
-            first_protocol: self.bytes(protocol, class_of[protocol]),
+            first_protocol: self.numbers(protocol, first_protocol, 256),
             first_class: 0,
             first_partition: 0,
             first_rule: 0,
@@ -405,6 +434,7 @@ impl<'a> Compiler<'a> {
             records: self.records,
             worst,
             lists: self.fields.each_ref().map(Classes::lists),
+            places: self.places,
         })
     }
 
@@ -440,13 +470,20 @@ impl<'a> Compiler<'a> {
 
     /// The boxes that come into question for packets of a kind.
     fn in_view(&self, direction: model::Direction, kind: usize, sought: Sought, ranked: &[Ranked]) -> Vec<Ranked> {
-        let is_not_ip = kind == Kind::NotIp as usize;
+        let not_ip = [
+            (Kind::NotIp, decide::Reason::NotIp),
+            (Kind::NotIpByLoopback, decide::Reason::Loopback),
+        ];
+        let not_ip = not_ip.into_iter().find(|(not_ip, _)| *not_ip as usize == kind);
         let essential = Essential::ALL.get(kind.wrapping_sub(Kind::Essential as usize));
         let is_in_view = |rule: &model::Rule| {
             rule.covers(direction)
                 && (rule.action == model::Action::Log) == (sought == Sought::Counting)
                 && essential.is_none_or(|essential| decide::names(rule, reason(*essential)))
-                && !(is_not_ip && asks_for_ip(rule))
+                && not_ip.is_none_or(|(_, essential)| {
+                    !asks_for_ip(rule) && (!self.policy.essentials || decide::names(rule, essential))
+                })
+                && is_known(rule, direction)
         };
         let is_in_view: Vec<bool> = self.rules.iter().map(|rule| is_in_view(rule)).collect();
         let boxes = ranked.iter().zip(&self.boxes);
@@ -481,6 +518,7 @@ impl<'a> Compiler<'a> {
                 count: sorted.boxes.len() as u32,
                 groups,
                 grouped_by: Field::ALL.map(|field| if field == sorted.order[0] { u32::MAX } else { 0 }),
+                zero: 0,
             };
             self.records.extend(sorted.boxes.iter().map(|one| Record {
                 ranks: one.ranks,
@@ -564,16 +602,24 @@ impl<'a> Compiler<'a> {
 
     fn lookup_v4(&mut self, field: usize, first_class: u32, family: u8) -> Lookup {
         let begins = of_family(&self.fields[field], family);
-        let bounds: Vec<u32> = tree_bounds(&begins).map(|value| value as u32).collect();
-        let tree = self.content.add_bounds_v4(&bounds);
-        self.lookup(tree, &begins, first_class, NodeV4::CHILDREN as usize)
+        self.lookup_number_v4(&begins, first_class)
     }
 
     fn lookup_v6(&mut self, field: usize, first_class: u32) -> Lookup {
         let begins = of_family(&self.fields[field], 6);
-        let bounds: Vec<u128> = tree_bounds(&begins).collect();
+        self.lookup_number_v6(&begins, first_class)
+    }
+
+    fn lookup_number_v4(&mut self, begins: &Begins, first_class: u32) -> Lookup {
+        let bounds: Vec<u32> = tree_bounds(begins).map(|value| value as u32).collect();
+        let tree = self.content.add_bounds_v4(&bounds);
+        self.lookup(tree, begins, first_class, NodeV4::CHILDREN as usize)
+    }
+
+    fn lookup_number_v6(&mut self, begins: &Begins, first_class: u32) -> Lookup {
+        let bounds: Vec<u128> = tree_bounds(begins).collect();
         let tree = self.content.add_bounds_v6(&bounds);
-        self.lookup(tree, &begins, first_class, NodeV6::CHILDREN as usize)
+        self.lookup(tree, begins, first_class, NodeV6::CHILDREN as usize)
     }
 
     /// Lays out the numbers of the classes by the positions of a tree whose nodes have so many children.
@@ -594,15 +640,35 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The number of the class of each value of a byte; the index of the first one.
-    fn bytes(&mut self, field: usize, first_class: u32) -> u32 {
+    /// The number of the class of each of so many values, from 0 on; the index of the first one.
+    fn numbers(&mut self, field: usize, first_class: u32, values: u32) -> u32 {
         let first = self.class_numbers.len() as u32;
         let begins = of_family(&self.fields[field], 0);
-        for byte in 0..=u128::from(u8::MAX) {
-            let place = begins.partition_point(|(value, _)| *value <= byte) - 1;
+        for value in 0..values {
+            let place = begins.partition_point(|(begin, _)| *begin <= u128::from(value)) - 1;
             self.class_numbers.push(first_class + begins[place].1);
         }
         first
+    }
+
+    fn metadata(&mut self, first_class: u32) -> Result<Metadata, CannotEnforce> {
+        Ok(Metadata {
+            interface: self.lookup_number_v4(&self.combinations.of_interfaces(&self.places), 0),
+            mac: self.lookup_number_v6(&self.combinations.of_macs(), 0),
+            cgroup: self.lookup_number_v6(&self.combinations.of_cgroups(&self.places), 0),
+            uid: self.lookup_number_v4(&self.combinations.of_uids(), 0),
+            levels: metadata::levels(&self.places)?,
+            first: self.numbers(Field::Metadata as usize, first_class, self.combinations.count()),
+            asks: self.combinations.asks(),
+        })
+    }
+}
+
+/// Whether what a rule asks for is known of packets of this direction where they are decided about.
+fn is_known(rule: &model::Rule, direction: model::Direction) -> bool {
+    match direction {
+        model::Direction::Ingress => !rule.names_identity(),
+        model::Direction::Egress => rule.mac.is_empty(),
     }
 }
 

@@ -214,7 +214,7 @@ mod tests {
 
     fn ranked(rule: u32, source: [u32; 2], destination: [u32; 2]) -> Ranked {
         Ranked {
-            ranks: [source, destination, [0, 9], [0, 9], [0, 9]],
+            ranks: [source, destination, [0, 9], [0, 9], [0, 9], [0, 9]],
             member_of: 0,
             rule,
         }

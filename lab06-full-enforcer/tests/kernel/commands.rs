@@ -158,16 +158,16 @@ name: identity
 rules:
   - name: jobs
     direction: egress
-    cgroup: batch.slice
-    uid: 1000
+    gid: 100
+    state: new
     action: { rate_limit: { packets: 10/s } }
 ",
     );
     let file = file.to_str().unwrap();
     let told = lab.refused(&["policy", "check", file], 1);
     for (line, pointer) in [
-        ("6 |     cgroup: batch.slice", "^^^^^^"),
-        ("7 |     uid: 1000", "^^^"),
+        ("6 |     gid: 100", "^^^"),
+        ("7 |     state: new", "^^^^^"),
         ("8 |     action: ", "^^^^^^"),
     ] {
         assert!(told.contains(line) && told.contains(pointer), "{told}");
@@ -186,14 +186,14 @@ rules:
     // By whoever asks the daemon without the command.
     let policy = lab.file("policy.yaml", POLICY);
     let _enforcer = lab.enforce(&policy, &[]);
-    let body = r#"{"version":1,"name":"p","rules":[{"name":"r","direction":"egress","uid":[5],"action":"allow"}]}"#;
+    let body = r#"{"version":1,"name":"p","rules":[{"name":"r","direction":"egress","gid":[5],"action":"allow"}]}"#;
     let request = format!(
         "POST /v1/policy HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     let answer = ask(&lab.socket(), &request).unwrap();
     assert!(
-        answer.contains(" 422 ") && answer.contains("rule r: uid is not enforced"),
+        answer.contains(" 422 ") && answer.contains("rule r: gid is not enforced"),
         "{answer}"
     );
     assert_eq!(lab.json(&["status", "--json"])["applied"], 1);

@@ -20,6 +20,7 @@ mod files;
 mod hostile;
 mod lab;
 mod live;
+mod metadata;
 mod program;
 mod sender;
 mod senders;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         senders::tests,
         hostile::tests,
         live::tests,
+        metadata::tests,
         commands::tests,
         files::tests,
     ];

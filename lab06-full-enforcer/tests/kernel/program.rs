@@ -11,8 +11,9 @@ use lab01_count_packets::load;
 use lab06_full_enforcer::{
     OBJECT,
     api::{Amounts, ReasonStats},
-    compile::{Capacities, compile},
+    compile::{Capacities, compile_for},
     counters::Counters,
+    names::Names,
     tables::{KernelTables, map_sizes},
 };
 use lab06_full_enforcer_common::{control::Mode, counters::Outcome, key::Hook};
@@ -56,7 +57,12 @@ impl Programs {
 
     /// Puts a policy into force, its rules counted by their places in the order of matching; their names.
     pub fn apply(&mut self, policy: &Policy) -> Vec<String> {
-        let compiled = compile(policy).unwrap();
+        self.apply_for(policy, Names::imagined(policy))
+    }
+
+    /// The same, for a host with these interfaces and cgroups.
+    pub fn apply_for(&mut self, policy: &Policy, places: Names) -> Vec<String> {
+        let compiled = compile_for(policy, places).unwrap();
         self.tables.apply(&compiled, compiled.mode).unwrap();
         compiled.names
     }

@@ -11,7 +11,8 @@ use testbed::{Cgroup, Host, Running};
 
 use crate::lab::PATIENCE;
 
-/// Set in the process that sends; its value is the orders, a line each: `udp ADDRESS` or `tcp ADDRESS`.
+/// Set in the process that sends; its value is the orders, a line each: `udp ADDRESS`, `tcp ADDRESS`, or
+/// `user NUMBER`, who obeys those that follow.
 const ORDERS: &str = "LAB06_SENDER";
 
 /// How long is waited for a connection that does not come about.
@@ -36,6 +37,11 @@ pub fn is_wanted() -> bool {
 pub fn send() -> ExitCode {
     for order in env::var(ORDERS).unwrap().lines() {
         let (how, address) = order.split_once(' ').unwrap();
+        if how == "user" {
+            nix::unistd::setuid(address.parse::<u32>().unwrap().into()).unwrap();
+            println!("user");
+            continue;
+        }
         let address: SocketAddr = address.parse().unwrap();
         let outcome = match how {
             "udp" => udp(address),

@@ -112,6 +112,8 @@ const RUNS: u32 = 20_000;
 
 fn a_mode_holds_from_the_next_packet_on() {
     let mut policy = Policy::allow_all("block-all");
+    // The frame of a test run comes from lo.
+    policy.essentials = false;
     policy.rules = vec![Rule::new("all", Action::Block), Rule::new("never", Action::Block)];
     let mut observed = policy.clone();
     observed.rules[0].mode = Some(enforcer_policy::model::RuleMode::Observe);

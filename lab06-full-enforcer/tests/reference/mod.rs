@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use enforcer_policy::{
     Content, Ip, Packet, Policy, Transport,
     model::{
-        Action, Address, DefaultVerdict, Direction, MalformedVerdict, Mode, Order, Prefix, Protocol, Range, Rule,
+        Action, Address, DefaultVerdict, Direction, Mac, MalformedVerdict, Mode, Order, Prefix, Protocol, Range, Rule,
         RuleMode, Set,
     },
 };
@@ -18,9 +18,8 @@ use crate::{
     random::{Dice, frames},
 };
 
-/// A frame as the reference sees it: the packet of an interface, or of `lo`. Read by lab02's oracle, not by the parsers
-/// under test.
-pub fn packet(frame: &[u8], hook: Hook, is_loopback: bool) -> Packet {
+/// A frame as the reference sees it, the packet of this interface. Read by lab02's oracle, not by the parsers under test.
+pub fn packet(frame: &[u8], hook: Hook, interface: &str) -> Packet {
     let ether_type = u16::from_be_bytes([frame[12], frame[13]]);
     let content = match hook {
         // A `cgroup_skb` program sees no Ethernet header, and so none of its tags: what is not IP by its first EtherType
@@ -33,8 +32,11 @@ pub fn packet(frame: &[u8], hook: Hook, is_loopback: bool) -> Packet {
             Hook::TcIngress => Direction::Ingress,
             Hook::CgroupEgress => Direction::Egress,
         },
-        interface: if is_loopback { "lo" } else { "eth0" }.into(),
-        source_mac: None,
+        interface: interface.into(),
+        source_mac: match hook {
+            Hook::TcIngress => frame[6..].first_chunk().copied().map(Mac),
+            Hook::CgroupEgress => None,
+        },
         content,
     }
 }
@@ -74,11 +76,21 @@ fn content(frame: &[u8]) -> Content {
 
 /// A frame of 14 bytes at least, with what the enforcer looks at more often than chance would have it.
 pub fn frame(dice: &mut Dice) -> Vec<u8> {
-    if dice.percent(12) {
-        return essential(dice);
-    }
-    frames::random(dice)
+    let mut frame = if dice.percent(12) {
+        essential(dice)
+    } else {
+        frames::random(dice)
+    };
+    frame[6..12].copy_from_slice(&mac(dice).0);
+    frame
 }
+
+fn mac(dice: &mut Dice) -> Mac {
+    Mac([2, 0, 0, 0, 0, dice.below(4) as u8])
+}
+
+/// The interfaces that rules and packets have.
+pub const INTERFACES: [&str; 3] = ["lo", "eth0", "eth1"];
 
 /// What is essential, or nearly.
 fn essential(dice: &mut Dice) -> Vec<u8> {
@@ -163,6 +175,13 @@ fn rule(name: &str, dice: &mut Dice) -> Rule {
     if dice.percent(35) {
         rule.destination = dice.some_of(most, address);
     }
+    if dice.percent(20) {
+        rule.interface = dice.some_of(2, |dice| dice.one_of(&INTERFACES).to_owned());
+    }
+    if dice.percent(10) {
+        rule.direction = Some(Direction::Ingress);
+        rule.mac = dice.some_of(2, mac);
+    }
     match dice.below(10) {
         0..5 => {
             rule.protocol = Some(dice.one_of(&[Protocol::TCP, Protocol::UDP, Protocol::UDP, Protocol::SCTP]));
@@ -188,6 +207,32 @@ fn rule(name: &str, dice: &mut Dice) -> Rule {
     }
     rule
 }
+
+/// Has some of the rules ask for the user, and for the cgroup if it may.
+pub fn ask_for_sockets(policy: &mut Policy, dice: &mut Dice, with_cgroups: bool) {
+    for rule in policy.rules.iter_mut().filter(|rule| rule.mac.is_empty()) {
+        if dice.percent(20) {
+            rule.direction = Some(Direction::Egress);
+            rule.uid = dice.some_of(2, |dice| {
+                let first = dice.one_of(&UIDS);
+                Range {
+                    first,
+                    last: dice.one_of(&[first, first.saturating_add(1), u32::MAX]),
+                }
+            });
+        }
+        if with_cgroups && dice.percent(20) {
+            rule.direction = Some(Direction::Egress);
+            rule.cgroup = dice.some_of(2, |dice| dice.one_of(&CGROUPS).to_owned());
+        }
+    }
+}
+
+/// The cgroups that rules name and sockets are in.
+pub const CGROUPS: [&str; 6] = ["/", "a", "a/b", "a/b/c/d", "a-b", "e/b"];
+
+/// The users that rules name and sockets are of.
+pub const UIDS: [u32; 5] = [0, 1000, 1001, 65_534, u32::MAX];
 
 fn address(dice: &mut Dice) -> Address {
     match dice.below(6) {

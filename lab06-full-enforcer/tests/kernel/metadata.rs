@@ -1,0 +1,181 @@
+//! What is known of a packet beside its headers: interface, MAC address, cgroup, user (Z3, A3, F9).
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use testbed::{
+    Host,
+    traffic::{self, Connection, Server},
+};
+
+use crate::{
+    lab::{Lab, wait_until},
+    sender::order,
+};
+
+testbed::listed_tests![
+    what_a_cgroup_and_those_below_it_send_is_decided_by_its_path,
+    a_cgroup_that_is_made_again_is_found_again,
+    what_a_user_sends_is_decided_by_its_number,
+    what_goes_by_an_interface_is_decided_by_its_name,
+    an_interface_that_has_gone_is_told,
+    what_a_mac_address_sends_is_decided_by_it,
+];
+
+/// A policy of one rule that blocks.
+fn no(condition: &str) -> String {
+    format!("{{ version: 1, name: metadata, mode: block, rules: [{{ name: no, {condition}, action: block }}] }}")
+}
+
+/// A cgroup's path as policies have it.
+fn path(cgroup: &testbed::Cgroup) -> String {
+    let name = cgroup.name().unwrap();
+    name.to_str().unwrap().trim_start_matches('/').to_owned()
+}
+
+fn what_a_cgroup_and_those_below_it_send_is_decided_by_its_path() {
+    let lab = Lab::new();
+    let [builds, others] = ["builds", "builds-2"].map(|name| lab.cgroup.child(name).unwrap());
+    let (below, trusted) = (builds.child("job").unwrap(), builds.child("trusted").unwrap());
+    let text = format!(
+        "
+version: 1
+name: cgroups
+mode: block
+rules:
+  - {{ name: trusted, direction: egress, cgroup: {}, action: allow }}
+  - {{ name: builds, direction: egress, cgroup: {}, action: block }}
+",
+        path(&trusted),
+        path(&builds)
+    );
+    let _enforcer = lab.enforce(&lab.file("policy.yaml", &text), &[]);
+    let target = || {
+        [
+            format!("udp {}:514", lab.client.ipv4),
+            format!("udp [{}]:514", lab.client.ipv6),
+        ]
+    };
+    for (cgroup, outcome) in [
+        (&builds, "denied"),
+        (&below, "denied"),
+        (&trusted, "sent"),
+        (&others, "sent"),
+        (&lab.cgroup, "sent"),
+    ] {
+        let told = order(&lab.server.host, cgroup, target());
+        assert_eq!(told, [outcome; 2], "{}", path(cgroup));
+    }
+    assert_eq!((lab.counted("builds"), lab.counted("trusted")), ([0, 0, 4], [2, 0, 0]));
+}
+
+fn a_cgroup_that_is_made_again_is_found_again() {
+    let lab = Lab::new();
+    let builds = lab.cgroup.child("builds").unwrap();
+    let name = path(&builds);
+    let policy = lab.file("policy.yaml", &no(&format!("direction: egress, cgroup: {name}")));
+    let _enforcer = lab.enforce(&policy, &[]);
+    let target = || [format!("udp {}:514", lab.client.ipv4)];
+    assert_eq!(order(&lab.server.host, &builds, target()), ["denied"]);
+    let missing = || lab.json(&["status", "--json"])["missing"].clone();
+    assert_eq!(missing(), serde_json::json!([]));
+
+    drop(builds);
+    wait_until("it is missed", || {
+        missing() == serde_json::json!([format!("cgroup {name}")])
+    });
+    let told = lab.done(&["status"]);
+    assert!(told.contains(&format!("missing   cgroup {name}: ")), "{told}");
+
+    let builds = lab.cgroup.child("builds").unwrap();
+    wait_until("it is found", || missing() == serde_json::json!([]));
+    assert_eq!(order(&lab.server.host, &builds, target()), ["denied"]);
+    // The counters are the same rule's, and it is the same policy that holds.
+    assert_eq!(lab.counted("no"), [0, 0, 2]);
+    assert_eq!(lab.json(&["status", "--json"])["applied"], 1);
+}
+
+fn what_a_user_sends_is_decided_by_its_number() {
+    let lab = Lab::new();
+    let policy = lab.file("policy.yaml", &no("direction: egress, uid: [1000-1999, 65534]"));
+    let _enforcer = lab.enforce(&policy, &[]);
+    let target = format!("udp {}:514", lab.client.ipv4);
+    for (user, outcome) in [
+        (0, "sent"),
+        (999, "sent"),
+        (1000, "denied"),
+        (1999, "denied"),
+        (2000, "sent"),
+        (65_534, "denied"),
+    ] {
+        let orders = [format!("user {user}"), target.clone()];
+        let told = order(&lab.server.host, &lab.cgroup, orders);
+        assert_eq!(told, ["user", outcome], "{user}");
+    }
+    assert_eq!(lab.counted("no"), [0, 0, 3]);
+}
+
+fn what_goes_by_an_interface_is_decided_by_its_name() {
+    let lab = Lab::new();
+    let other = Host::new("other").unwrap().join(&lab.server.host).unwrap();
+    assert_ne!(other.right.interface, lab.server.interface);
+    let policy = lab.file("policy.yaml", &no(&format!("interface: {}", other.right.interface)));
+    let _enforcer = lab.enforce(&policy, &["--iface", &other.right.interface]);
+    let orders = [
+        format!("udp {}:514", other.left.ipv4),
+        format!("udp {}:514", lab.client.ipv4),
+        "udp 127.0.0.1:514".to_owned(),
+    ];
+    let told = order(&lab.server.host, &lab.cgroup, orders);
+    assert_eq!(told, ["denied", "sent", "sent"]);
+    // And what comes in.
+    let _echo = Server::tcp(&lab.server.host, 7).unwrap();
+    assert_eq!(connect(&lab.client.host, lab.server.ipv4), Connection::Connected);
+    assert_eq!(connect(&other.left.host, other.right.ipv4), Connection::TimedOut);
+}
+
+fn connect(from: &Host, to: Ipv4Addr) -> Connection {
+    // Shorter than TCP's first second, so that one knock is one packet.
+    traffic::try_connect(from, (to, 7).into(), Duration::from_millis(700)).unwrap()
+}
+
+fn an_interface_that_has_gone_is_told() {
+    let lab = Lab::new();
+    let other = Host::new("other").unwrap().join(&lab.server.host).unwrap();
+    let policy = lab.file("policy.yaml", &no("interface: [eth1, lo]"));
+    assert_eq!(other.right.interface, "eth1");
+    let enforcer = lab.enforce(&policy, &[]);
+    assert!(!lab.done(&["status"]).contains("missing"));
+    // Named, what is essential on lo is asked about.
+    let told = order(&lab.server.host, &lab.cgroup, ["udp 127.0.0.1:514".to_owned()]);
+    assert_eq!(told, ["denied"]);
+    drop(other);
+    wait_until("it is missed", || {
+        lab.done(&["status"]).contains("missing   interface eth1: ")
+    });
+    let told = lab.done(&["policy", "apply", policy.to_str().unwrap()]);
+    assert!(
+        told.contains("\nmissing   interface eth1: what the policy says"),
+        "{told}"
+    );
+    drop(enforcer);
+}
+
+fn what_a_mac_address_sends_is_decided_by_it() {
+    let lab = Lab::new();
+    let _echo = Server::tcp(&lab.server.host, 7).unwrap();
+    let mac = |octets: [u8; 6]| octets.map(|octet| format!("{octet:02x}")).join(":");
+    let connects = || connect(&lab.client.host, lab.server.ipv4);
+    let mut other = lab.client.mac;
+    other[5] ^= 1;
+    let policy = |octets| {
+        let text = no(&format!("direction: ingress, mac: \"{}\"", mac(octets)));
+        lab.file("policy.yaml", &text)
+    };
+    let file = policy(other);
+    let _enforcer = lab.enforce(&file, &[]);
+    assert_eq!(connects(), Connection::Connected);
+    let file = policy(lab.client.mac);
+    lab.done(&["policy", "apply", file.to_str().unwrap()]);
+    assert_eq!(connects(), Connection::TimedOut);
+    assert!(lab.counted("no")[2] > 0);
+}

@@ -119,11 +119,20 @@ pub enum TcAttachError {
         /// The kernel's words.
         cause: String,
     },
+    /// The older queueing discipline of which clsact is the successor is there. It takes filters for egress, too, and
+    /// shows them what comes in (`ingress_tcf_block` in `net/sched/sch_ingress.c`).
+    #[error(
+        "{interface} has an `ingress` queueing discipline, which has no egress and keeps clsact away; remove it: \
+         `tc qdisc del dev {interface} ingress`"
+    )]
+    NoEgress {
+        /// The interface.
+        interface: String,
+    },
     /// The filter was refused.
     #[error(
         "{interface} takes no program as a filter on {direction}: {cause}; the kernel needs CONFIG_NET_CLS_BPF, or its \
-         module: `modprobe cls_bpf`; and an `ingress` queueing discipline has no egress, `tc qdisc show dev {interface}` \
-         shows it"
+         module: `modprobe cls_bpf`"
     )]
     Filter {
         /// The interface.
@@ -152,7 +161,10 @@ pub enum TcAttachError {
         cause: io::Error,
     },
     /// The interface went away.
-    #[error("{interface} has gone: it was removed or renamed while programs were being attached")]
+    #[error(
+        "{interface} has gone: it was removed, renamed or moved while programs were being attached; start again with an \
+         interface that is there"
+    )]
     Gone {
         /// The interface.
         interface: String,
@@ -229,6 +241,11 @@ impl TcHooks {
 
     /// Attaches `program`, which is loaded, ahead of those that are there.
     pub fn attach(&mut self, program: &mut SchedClassifier, direction: Direction) -> Result<(), TcAttachError> {
+        if (self.way, direction) == (Way::Clsact, Direction::Egress) && has_ingress_only(&self.interface) {
+            return Err(TcAttachError::NoEgress {
+                interface: self.interface.name.clone(),
+            });
+        }
         // ANCHOR: attach
         let options = match self.way {
             Way::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
@@ -287,10 +304,7 @@ impl TcHooks {
 pub fn programs_on(interface: &Interface) -> Result<Vec<OnHook>, TcAttachError> {
     let mut all = Vec::new();
     for direction in Direction::ALL {
-        let by_tcx = query_tcx(interface, direction).map_err(|cause| TcAttachError::Query {
-            interface: interface.name.clone(),
-            cause,
-        })?;
+        let by_tcx = query_tcx(interface, direction).map_err(|cause| not_asked(interface, cause))?;
         all.extend(by_tcx.unwrap_or_default().into_iter().map(|id| OnHook {
             direction,
             way: Way::Tcx,
@@ -306,18 +320,21 @@ pub fn programs_on(interface: &Interface) -> Result<Vec<OnHook>, TcAttachError> 
 // ANCHOR: probe
 /// Whether the kernel has TCX: by asking it what is on a hook, which an older one does not understand.
 fn has_tcx(interface: &Interface) -> Result<bool, TcAttachError> {
-    match query_tcx(interface, Direction::Egress) {
-        Ok(programs) => Ok(programs.is_some()),
-        Err(_) if !interface.is_present() => Err(TcAttachError::Gone {
-            interface: interface.name.clone(),
-        }),
-        Err(cause) => Err(TcAttachError::Query {
-            interface: interface.name.clone(),
-            cause,
-        }),
-    }
+    query_tcx(interface, Direction::Egress)
+        .map(|programs| programs.is_some())
+        .map_err(|cause| not_asked(interface, cause))
 }
 // ANCHOR_END: probe
+
+fn not_asked(interface: &Interface, cause: io::Error) -> TcAttachError {
+    let is_present = interface.is_present();
+    let interface = interface.name.clone();
+    if is_present {
+        TcAttachError::Query { interface, cause }
+    } else {
+        TcAttachError::Gone { interface }
+    }
+}
 
 /// The ids of the programs on a hook by TCX, in their order; `None` if the kernel has no TCX.
 ///
@@ -419,6 +436,11 @@ pub fn qdiscs(interface: &Interface) -> io::Result<Vec<String>> {
         .filter_map(kind)
         .map(str::to_owned)
         .collect())
+}
+
+/// Whether there is the queueing discipline that has ingress only. (clsact calls itself by its name.)
+fn has_ingress_only(interface: &Interface) -> bool {
+    qdiscs(interface).is_ok_and(|kinds| kinds.iter().any(|kind| kind == "ingress"))
 }
 
 /// A clsact queueing discipline that was added here, and is removed with this unless somebody else uses it by then.

@@ -18,7 +18,7 @@ use lab01_count_packets::{
 use lab02_xdp_firewall::value::{PortRange, WrittenPrefix};
 use lab03_tc_egress::{
     PROGRAMS,
-    attach::{Direction, TcAttach, TcHooks, qdiscs},
+    attach::{Direction, OnHook, TcAttach, TcHooks, Way, qdiscs},
     flows::{FlowTables, heads},
     options::{BurstOption, DenyRule, ShapeOption},
     policy::Policy,
@@ -117,7 +117,7 @@ struct RunOptions {
 
     /// How many established flows are remembered; a quarter as many half-open ones, and at least 4096, have a table of
     /// their own. Memory is taken at the start: 216 bytes for each.
-    #[arg(long, default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "N")]
+    #[arg(long, default_value_t = 65_536, value_parser = parse_max_flows, value_name = "N")]
     max_flows: u32,
 
     /// For how long an established TCP connection may be silent.
@@ -163,6 +163,13 @@ enum Pacing {
 enum PassOrDrop {
     Pass,
     Drop,
+}
+
+fn parse_max_flows(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(flows @ 1..=1_000_000) => Ok(flows),
+        _ => Err("it is a number from 1 to 1000000".into()),
+    }
 }
 
 /// A time that may be nothing.
@@ -235,7 +242,7 @@ async fn run(options: &RunOptions) -> Result<()> {
         }
     }
     for other in hooks.others()? {
-        log::info!("{} carries {other} already, which is left alone", interface.name);
+        tell_of(&other, &interface);
     }
     interface.warn_if_down();
 
@@ -260,6 +267,21 @@ async fn run(options: &RunOptions) -> Result<()> {
     // Dropping `hooks` detaches the programs.
 }
 // ANCHOR_END: run
+
+/// Says what else is on a hook. A filter of this lab may be one that nobody holds any more, and decides all the same.
+fn tell_of(other: &OnHook, interface: &Interface) {
+    let name = other.name.as_deref().unwrap_or_default();
+    let is_ours = PROGRAMS.iter().any(|(ours, _)| *ours == name);
+    if is_ours && other.way == Way::Clsact {
+        log::warn!(
+            "{0} carries {other} already, of another run, which decides, too; if that one was killed, remove it: `tc qdisc \
+             del dev {0} clsact`",
+            interface.name
+        );
+    } else {
+        log::info!("{} carries {other} already, which is left alone", interface.name);
+    }
+}
 
 /// Reports until it is time to stop.
 #[expect(

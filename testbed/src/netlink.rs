@@ -169,10 +169,14 @@ fn carries_xdp(link: &LinkMessage) -> bool {
     })
 }
 
-/// Makes `kind` the queueing discipline at the root of an interface.
+/// Makes `kind` the queueing discipline at the root of an interface, or beside it for `ingress`.
 pub(crate) fn set_queueing_discipline(namespace: &Namespace, index: u32, kind: &str) -> Result<()> {
     let mut message = TcMessage::with_index(index.cast_signed());
-    message.header.parent = TcHandle::ROOT;
+    message.header.parent = if kind == "ingress" {
+        TcHandle::INGRESS
+    } else {
+        TcHandle::ROOT
+    };
     message.attributes.push(TcAttribute::Kind(kind.to_owned()));
     let mut ask = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
     ask.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;

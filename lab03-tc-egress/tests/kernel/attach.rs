@@ -11,12 +11,15 @@ use lab03_tc_egress::{
     policy::Policy,
 };
 use testbed::{
-    End, Host, Result,
+    End, Host, Result, Running,
     harness::{falls_back, unsupported},
     traffic,
 };
 
-use crate::program::{Program, classifier};
+use crate::{
+    lab::{PATIENCE, finish, on},
+    program::{Program, classifier},
+};
 
 testbed::listed_tests![
     programs_are_attached_by_tcx_and_gone_when_dropped,
@@ -25,6 +28,8 @@ testbed::listed_tests![
     programs_of_others_are_listed_left_alone_and_still_run,
     a_clsact_of_others_stays,
     an_interface_that_has_gone_is_named,
+    an_ingress_discipline_that_would_show_egress_programs_what_comes_in_is_refused,
+    a_filter_that_a_killed_run_has_left_is_told_with_its_mend,
 ];
 
 const WAYS: [TcAttach; 2] = [TcAttach::Tcx, TcAttach::Clsact];
@@ -207,10 +212,54 @@ fn an_interface_that_has_gone_is_named() -> Result {
         let interface = interface_of(&server);
         server.delete()?;
         let error = server.host.run(|| TcHooks::open(&interface, how).err()).unwrap();
-        let is_told = "eth0 has gone: it was removed or renamed while programs were being attached";
+        let is_told = "eth0 has gone: it was removed, renamed or moved while programs were being attached; start again with \
+                       an interface that is there";
         // A kernel without TCX is told first: the interface does not matter then.
         let has_no_tcx = how == TcAttach::Tcx && error.to_string().contains("has no TCX, which came with Linux 6.6");
         assert!(has_no_tcx || error.to_string() == is_told, "{error}");
+    }
+    Ok(())
+}
+
+fn an_ingress_discipline_that_would_show_egress_programs_what_comes_in_is_refused() -> Result {
+    let (_client, server) = cable()?;
+    server.queue_by("ingress")?;
+    let finished = finish(on(&server, &["--attach", "clsact", "--deny", "tcp/25"]));
+    assert_eq!(
+        finished.stderr.trim(),
+        "error: eth0 has an `ingress` queueing discipline, which has no egress and keeps clsact away; remove it: `tc qdisc \
+         del dev eth0 ingress`"
+    );
+    // What was attached before it was noticed is removed.
+    let interface = interface_of(&server);
+    server.host.run(|| assert_eq!(programs_on(&interface).unwrap(), []));
+    Ok(())
+}
+
+fn a_filter_that_a_killed_run_has_left_is_told_with_its_mend() -> Result {
+    let (_client, server) = cable()?;
+    let start = || Running::start(on(&server, &["--attach", "clsact", "--stats-interval", "100ms"]));
+    let killed = start()?;
+    killed.wait_for("ingress", PATIENCE)?;
+    killed.signal(nix::sys::signal::Signal::SIGKILL)?;
+    killed.wait(PATIENCE)?;
+    let next = start()?;
+    next.wait_for("ingress", PATIENCE)?;
+    let finished = next.interrupt(PATIENCE)?;
+    let warnings: Vec<&str> = finished
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("warn: "))
+        .collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    for warning in warnings {
+        assert!(
+            warning.ends_with(
+                "already, of another run, which decides, too; if that one was killed, remove it: `tc qdisc del dev eth0 \
+                 clsact`"
+            ),
+            "{warning}"
+        );
     }
     Ok(())
 }

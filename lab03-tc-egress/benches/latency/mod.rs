@@ -120,54 +120,106 @@ fn curve(can_wait: bool) -> Result<Curve> {
 /// Two panels above each other, with both curves.
 fn draw(waiting: &[Point], dropping: &[Point]) -> String {
     let mut svg = String::from(
-        "<svg viewBox=\"0 0 460 320\" role=\"img\" aria-label=\"Of a sender that sends twice the rate: by waiting, \
+        "<svg viewBox=\"0 0 460 306\" role=\"img\" aria-label=\"Of a sender that sends twice the rate: by waiting, \
          packets wait longer and longer up to two seconds, and only then half of them are lost; by dropping none waits, \
          and half are lost from the beginning\">\n",
     );
-    let panels: [(&str, f64, f64, Value); 2] = [
-        ("how long packets wait, ms", 40.0, 2000.0, Point::wait_ms),
-        ("how many are lost, %", 190.0, 100.0, Point::lost_percent),
-    ];
-    for (title, top, most, value) in panels {
+    for panel in &PANELS {
+        panel.frame(&mut svg);
+        // The dashed one on top: where they are the same, both are seen.
+        panel.curve(&mut svg, waiting, "here");
+        panel.curve(&mut svg, dropping, "zone");
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+const LEFT: f64 = 50.0;
+const WIDTH: f64 = 390.0;
+const HEIGHT: f64 = 90.0;
+
+struct Panel {
+    title: &'static str,
+    top: f64,
+    most: f64,
+    value: Value,
+    /// What stands beside the curves, and where.
+    labels: &'static [(&'static str, f64, f64)],
+}
+
+const PANELS: [Panel; 2] = [
+    Panel {
+        title: "how long those wait that leave, in ms",
+        top: 40.0,
+        most: 2000.0,
+        value: Point::wait_ms,
+        labels: &[("waiting, by fq", 144.0, 90.0), ("dropping", 300.0, 122.0)],
+    },
+    Panel {
+        title: "how many are lost, of a hundred",
+        top: 190.0,
+        most: 100.0,
+        value: Point::lost_percent,
+        labels: &[
+            ("dropping", 80.0, 226.0),
+            ("waiting, by fq", 100.0, 272.0),
+            ("both", 300.0, 226.0),
+        ],
+    },
+];
+
+impl Panel {
+    fn x(seconds: f64) -> f64 {
+        LEFT + WIDTH * seconds / SECONDS as f64
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        self.top + HEIGHT * (1.0 - (value / self.most).min(1.0))
+    }
+
+    /// All but the curves.
+    fn frame(&self, svg: &mut String) {
+        let Self { title, top, labels, .. } = self;
         let _ = writeln!(
             svg,
             r#"<text class="small strong" x="10" y="{}">{title}</text>"#,
-            top - 14.0
+            top - 16.0
         );
-        let _ = writeln!(
-            svg,
-            r#"<path class="zone" d="M50 {0}H410M50 {1}H410"/><text class="small end" x="44" y="{2}">{most}</text><text class="small end" x="44" y="{3}">0</text>"#,
-            top,
-            top + 90.0,
-            top + 4.0,
-            top + 94.0
-        );
-        for (curve, class) in [(dropping, "zone"), (waiting, "here")] {
-            let points: Vec<String> = (0..)
-                .zip(curve)
-                .map(|(index, point)| {
-                    let x = 50.0 + 360.0 * (f64::from(index) + 0.5) / curve.len() as f64;
-                    format!("{x:.1},{:.1}", top + 90.0 - 90.0 * (value(*point) / most).min(1.0))
-                })
-                .collect();
+        for value in [0.0, self.most / 2.0, self.most] {
+            let y = self.y(value);
             let _ = writeln!(
                 svg,
-                r#"<polyline class="{class}" fill="none" points="{}"/>"#,
-                points.join(" ")
+                r#"<path class="axis" d="M{LEFT} {y}H{}"/><text class="small end" x="{}" y="{}">{value}</text>"#,
+                LEFT + WIDTH,
+                LEFT - 6.0,
+                y + 4.0
             );
         }
         for second in 0..=SECONDS {
-            let x = 50 + 360 * second / SECONDS;
             let _ = writeln!(
                 svg,
-                r#"<text class="small middle" x="{x}" y="{}">{second} s</text>"#,
-                top + 108.0
+                r#"<text class="small middle" x="{}" y="{}">{second} s</text>"#,
+                Self::x(second as f64),
+                top + HEIGHT + 18.0
             );
         }
+        for (label, x, y) in *labels {
+            let _ = writeln!(svg, r#"<text class="small" x="{x}" y="{y}">{label}</text>"#);
+        }
     }
-    svg.push_str(
-        "<path class=\"here\" d=\"M60 312H90\"/><text class=\"small\" x=\"96\" y=\"316\">waiting, by fq</text>\n\
-         <path class=\"zone\" d=\"M220 312H250\"/><text class=\"small\" x=\"256\" y=\"316\">dropping</text>\n</svg>\n",
-    );
-    svg
+
+    fn curve(&self, svg: &mut String, curve: &[Point], class: &str) {
+        let points: Vec<String> = (0..)
+            .zip(curve)
+            .map(|(index, point)| {
+                let seconds = (f64::from(index) + 0.5) / POINTS as f64;
+                format!("{:.1},{:.1}", Self::x(seconds), self.y((self.value)(*point)))
+            })
+            .collect();
+        let _ = writeln!(
+            svg,
+            r#"<polyline class="{class}" fill="none" points="{}"/>"#,
+            points.join(" ")
+        );
+    }
 }

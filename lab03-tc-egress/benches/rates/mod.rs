@@ -18,13 +18,31 @@ use testbed::{
     figures::{self, Shown},
 };
 
-/// The rates, and each in bytes a second.
-const RATES: [(&str, u64); 4] = [
-    ("1mbit", 125_000),
-    ("10mbit", 1_250_000),
-    ("100mbit", 12_500_000),
-    ("1gbit", 125_000_000),
+/// A rate, and how much may go at once.
+struct Rate {
+    text: &'static str,
+    bytes_per_second: u64,
+    /// A tenth of a second's worth without.
+    burst: Option<&'static str>,
+}
+
+const RATES: [Rate; 6] = [
+    rate("1mbit", 125_000, None),
+    rate("10mbit", 1_250_000, None),
+    rate("100mbit", 12_500_000, None),
+    rate("1gbit", 125_000_000, None),
+    // Half a second's worth: more than TCP's shortest wait for an acknowledgement, a fifth of a second.
+    rate("10mbit", 1_250_000, Some("5mbit")),
+    rate("1gbit", 125_000_000, Some("500mbit")),
 ];
+
+const fn rate(text: &'static str, bytes_per_second: u64, burst: Option<&'static str>) -> Rate {
+    Rate {
+        text,
+        bytes_per_second,
+        burst,
+    }
+}
 
 /// What is sent first, until the burst is used up, does not count.
 const BEGINS_AFTER: Duration = Duration::from_secs(1);
@@ -64,10 +82,10 @@ struct Line {
 pub fn measure() -> Result<Rates> {
     let mut rows = Vec::new();
     for pacing in ["drop", "wait"] {
-        for (rate, bytes_per_second) in RATES {
+        for rate in &RATES {
             let mut rounds = Vec::new();
             for _ in 0..ROUNDS {
-                let Some(line) = round(rate, bytes_per_second, pacing)? else {
+                let Some(line) = round(rate, pacing)? else {
                     break;
                 };
                 rounds.push(line);
@@ -82,7 +100,7 @@ pub fn measure() -> Result<Rates> {
 }
 
 /// `None` if the kernel lacks what it needs.
-fn round(rate: &str, bytes_per_second: u64, pacing: &str) -> Result<Option<Line>> {
+fn round(rate: &Rate, pacing: &str) -> Result<Option<Line>> {
     let link = Host::new("client")?.join(&Host::new("server")?)?;
     let (client, server) = (link.left, link.right);
     if pacing == "wait" && client.queue_by("fq").is_err() {
@@ -93,24 +111,38 @@ fn round(rate: &str, bytes_per_second: u64, pacing: &str) -> Result<Option<Line>
         "--iface",
         &client.interface,
         "--shape",
-        rate,
+        rate.text,
         "--pacing",
         pacing,
         "--json",
     ]);
+    if let Some(burst) = rate.burst {
+        command.args(["--burst", burst]);
+    }
     let lab = Running::start(command)?;
     lab.wait_for("\"elapsed_ms\"", PATIENCE)?;
-    let udp = udp(&client, &server, bytes_per_second)?;
+    let udp = udp(&client, &server, rate.bytes_per_second)?;
     // The bucket is full again.
     thread::sleep(Duration::from_secs(1));
     let tcp = tcp(&client, &server)?;
+    let allowed = rate.bytes_per_second as f64;
     Ok(Some(Line {
-        name: format!("{rate}, {}", if pacing == "drop" { "dropping" } else { "waiting" }),
-        udp: udp.bytes_per_second / bytes_per_second as f64,
+        name: rate.name(pacing),
+        udp: udp.bytes_per_second / allowed,
         udp_p50_ms: udp.latency_ms(50),
         udp_p99_ms: udp.latency_ms(99),
-        tcp: tcp / bytes_per_second as f64,
+        tcp: tcp / allowed,
     }))
+}
+
+impl Rate {
+    fn name(&self, pacing: &str) -> String {
+        let what = if pacing == "drop" { "dropping" } else { "waiting" };
+        match self.burst {
+            None => format!("{}, {what}", self.text),
+            Some(burst) => format!("{}, burst {burst}, {what}", self.text),
+        }
+    }
 }
 
 fn medians(rounds: &[Line]) -> Option<Line> {
@@ -257,7 +289,7 @@ fn receive_stream(listener: &TcpListener) -> io::Result<f64> {
     Ok(bytes as f64 / (TCP_ENDS_AFTER.as_secs_f64() - BEGINS_AFTER.as_secs_f64()))
 }
 
-const HEADS: [&str; 5] = ["rate", "UDP, of it", "p50 ms", "p99 ms", "TCP, of it"];
+const HEADS: [&str; 5] = ["rate", "UDP, of it", "UDP p50 ms", "UDP p99 ms", "TCP, of it"];
 
 impl Rates {
     fn cells(&self) -> Vec<[String; 5]> {
@@ -282,7 +314,7 @@ impl Shown for Rates {
     fn table(&self) -> String {
         let mut text = self.measured_on();
         for [name, numbers @ ..] in std::iter::once(HEADS.map(str::to_owned)).chain(self.cells()) {
-            let _ = write!(text, "{name:<20}");
+            let _ = write!(text, "{name:<32}");
             for number in numbers {
                 let _ = write!(text, "  {number:>10}");
             }

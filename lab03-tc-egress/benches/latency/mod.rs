@@ -128,7 +128,7 @@ fn draw(waiting: &[Point], dropping: &[Point]) -> String {
         panel.frame(&mut svg);
         // The dashed one on top: where they are the same, both are seen.
         panel.curve(&mut svg, waiting, "here");
-        panel.curve(&mut svg, dropping, "zone");
+        panel.curve(&mut svg, dropping, "there");
     }
     svg.push_str("</svg>\n");
     svg
@@ -153,7 +153,7 @@ const PANELS: [Panel; 2] = [
         top: 40.0,
         most: 2000.0,
         value: Point::wait_ms,
-        labels: &[("waiting, by fq", 144.0, 90.0), ("dropping", 300.0, 122.0)],
+        labels: &[("waiting, by fq", 150.0, 106.0), ("dropping", 300.0, 122.0)],
     },
     Panel {
         title: "how many are lost, of a hundred",

@@ -240,11 +240,11 @@ fn a_filter_that_a_killed_run_has_left_is_told_with_its_mend() -> Result {
     let (_client, server) = cable()?;
     let start = || Running::start(on(&server, &["--attach", "clsact", "--stats-interval", "100ms"]));
     let killed = start()?;
-    killed.wait_for("ingress", PATIENCE)?;
+    killed.wait_for("half_open=", PATIENCE)?;
     killed.signal(nix::sys::signal::Signal::SIGKILL)?;
     killed.wait(PATIENCE)?;
     let next = start()?;
-    next.wait_for("ingress", PATIENCE)?;
+    next.wait_for("half_open=", PATIENCE)?;
     let finished = next.interrupt(PATIENCE)?;
     let warnings: Vec<&str> = finished
         .stderr

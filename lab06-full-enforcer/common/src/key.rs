@@ -76,8 +76,8 @@ pub const NO_MAC: u64 = u64::MAX;
 
 /// A MAC address as a number, the first octet highest.
 #[inline(always)]
-pub const fn mac_number([a, b, c, d, e, f]: [u8; 6]) -> u64 {
-    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+pub const fn mac_number(mac: [u8; 6]) -> u64 {
+    u64::from_be_bytes([0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]])
 }
 
 /// The socket that a packet is of.

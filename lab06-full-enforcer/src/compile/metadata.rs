@@ -175,7 +175,7 @@ impl<'a> Combinations<'a> {
                 CGROUP,
             ),
             or_all(
-                uids.iter().map(|range| self.users(range)).collect(),
+                uids.iter().map(|range| self.users(*range)).collect(),
                 !uids.is_empty(),
                 UID,
             ),
@@ -196,7 +196,7 @@ impl<'a> Combinations<'a> {
         [first as u32 + 1, (first + within.count()) as u32]
     }
 
-    fn users(&self, range: &Range<u32>) -> [u32; 2] {
+    fn users(&self, range: Range<u32>) -> [u32; 2] {
         let number = |uid: u32| self.uids.partition_point(|begin| *begin <= uid) as u32 - 1;
         [number(range.first), number(range.last)]
     }

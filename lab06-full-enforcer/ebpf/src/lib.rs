@@ -4,10 +4,12 @@
 // Nothing in a program may panic: there is nobody to catch it, and the verifier would have to follow the message.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use core::hint::black_box;
+
 use aya_ebpf::{
     btf_maps::PerCpuArray,
     helpers::generated::{bpf_get_socket_uid, bpf_skb_ancestor_cgroup_id},
-    programs::SkBuffContext,
+    programs::{SkBuffContext, TcContext},
 };
 use lab01_count_packets_common::{
     counter::Counter,
@@ -16,6 +18,7 @@ use lab01_count_packets_common::{
 };
 use lab01_count_packets_ebpf::count_at;
 use lab02_xdp_firewall_common::transport::Malformed;
+use lab03_tc_egress_ebpf::Frame;
 use lab04_cgroup_policy_ebpf::IpPacket;
 use lab06_full_enforcer_common::{
     classify::{Question, counting_matches},
@@ -24,6 +27,51 @@ use lab06_full_enforcer_common::{
     key::{Hook, Socket},
     table::Tables,
 };
+
+/// The frame of a TC program. Its headers nearly always lie in the first piece, and are read there; but a packet socket puts
+/// no more than the Ethernet header of a long frame into it.
+pub struct InPieces<'a> {
+    frame: Frame,
+    ctx: &'a TcContext,
+}
+
+impl<'a> InPieces<'a> {
+    /// The frame of this context.
+    #[inline(always)]
+    pub fn of(ctx: &'a TcContext) -> Self {
+        Self {
+            frame: Frame::of(ctx),
+            ctx,
+        }
+    }
+
+    /// How many bytes all pieces have together.
+    #[inline(always)]
+    pub fn bytes(&self) -> u64 {
+        self.frame.len()
+    }
+}
+
+impl Packet for InPieces<'_> {
+    #[inline(always)]
+    fn holds(&self, bytes: usize) -> bool {
+        self.frame.holds(bytes)
+    }
+
+    #[inline(always)]
+    fn read<H: Header>(&self, offset: usize) -> Option<H> {
+        // No header begins behind that, as the parsers see to. Bounded here and not by a comparison: that would hold for a
+        // register, and not for the copy on the stack that is kept for the second attempt.
+        let offset = black_box(offset) & MAX_HEADER_OFFSET;
+        match self.frame.read(offset) {
+            Some(header) => Some(header),
+            None => self.ctx.load(offset).ok(),
+        }
+    }
+}
+
+/// `MAX_TRANSPORT_OFFSET` of lab02's parser, all bits of which are set.
+const MAX_HEADER_OFFSET: usize = 0x7fff;
 
 /// The packet of a `cgroup_skb` program, which begins with its IP header.
 pub struct FromIp<'a>(pub IpPacket<'a>);
@@ -62,7 +110,7 @@ impl Socket for SocketOf<'_> {
     #[inline(always)]
     fn ancestor_cgroup(&self, level: u32) -> u64 {
         // SAFETY: as above.
-        unsafe { bpf_skb_ancestor_cgroup_id(self.0.skb.skb, level as i32) }
+        unsafe { bpf_skb_ancestor_cgroup_id(self.0.skb.skb, level.cast_signed()) }
     }
 }
 

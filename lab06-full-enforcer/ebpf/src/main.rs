@@ -18,7 +18,6 @@ use lab02_xdp_firewall_common::{
     prefix_set::tree::{NodeV4, NodeV6},
     transport::Malformed,
 };
-use lab03_tc_egress_ebpf::Frame;
 use lab04_cgroup_policy_ebpf::IpPacket;
 use lab06_full_enforcer_common::{
     classify::{self, Classifier, Probe, Question},
@@ -28,7 +27,7 @@ use lab06_full_enforcer_common::{
     key::{Hook, Socket, UnknownSocket},
     table::{Class, Config, Group, MAX_PARTITIONS, Partition, Record, Rule, SLOTS, Tables},
 };
-use lab06_full_enforcer_ebpf::{Counters, FromIp, LEAST_BY_RULE, SocketOf};
+use lab06_full_enforcer_ebpf::{Counters, FromIp, InPieces, LEAST_BY_RULE, SocketOf};
 
 /// `BPF_F_MMAPABLE`: user space writes these arrays through its own memory, Linux 5.5.
 const MMAPABLE: usize = 1 << 10;
@@ -82,7 +81,7 @@ pub fn enforce_ingress(ctx: TcContext) -> i32 {
     };
     // SAFETY: the value is this CPU's own, and no other ingress program interrupts this one on the same CPU.
     let inspection = unsafe { &mut *inspection };
-    let frame = Frame::of(&ctx);
+    let frame = InPieces::of(&ctx);
     let place = Place {
         hook: Hook::TcIngress,
         // SAFETY: the context is valid for as long as the program runs, and this field may be read.
@@ -90,7 +89,7 @@ pub fn enforce_ingress(ctx: TcContext) -> i32 {
         mode: control.mode(),
     };
     let (packet, socket) = (FromEthernet(&frame), UnknownSocket);
-    match enforce(inspection, &packet, &socket, || frame.len(), &place, &classifier) {
+    match enforce(inspection, &packet, &socket, || frame.bytes(), &place, &classifier) {
         Outcome::Passed | Outcome::Observed => NEXT,
         Outcome::Dropped => TC_ACT_SHOT,
     }

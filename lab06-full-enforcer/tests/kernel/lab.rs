@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
-use testbed::{Cgroup, End, Finished, Host, Running};
+use testbed::{Cgroup, End, Finished, Host, LinkOptions, Running};
 
 /// The program under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_enforcer");
@@ -28,9 +28,14 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Self {
+        Self::with(LinkOptions::default())
+    }
+
+    /// The same, with another cable.
+    pub fn with(options: LinkOptions) -> Self {
         let link = Host::new("client")
             .unwrap()
-            .join(&Host::new("server").unwrap())
+            .join_with(&Host::new("server").unwrap(), options)
             .unwrap();
         Self {
             client: link.left,

@@ -15,6 +15,7 @@ mod reference;
 mod shapes;
 
 mod agreement;
+mod bypass;
 mod commands;
 mod files;
 mod hostile;
@@ -25,6 +26,7 @@ mod program;
 mod sender;
 mod senders;
 mod swap;
+mod unseen;
 
 use std::process::ExitCode;
 
@@ -39,8 +41,10 @@ fn main() -> ExitCode {
         agreement::tests,
         swap::tests,
         senders::tests,
+        bypass::tests,
         hostile::tests,
         live::tests,
+        unseen::tests,
         metadata::tests,
         commands::tests,
         files::tests,

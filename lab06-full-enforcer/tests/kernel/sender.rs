@@ -1,15 +1,16 @@
 //! A process that sends from inside a cgroup: this test program, started once more with orders.
 
 use std::{
-    env, io,
-    net::{SocketAddr, TcpStream, UdpSocket},
+    env, io, mem,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     process::ExitCode,
     time::Duration,
 };
 
-use testbed::{Cgroup, Host, Running};
+use testbed::{Cgroup, Host, Running, packets};
 
-use crate::lab::PATIENCE;
+use crate::{lab::PATIENCE, senders};
 
 /// Set in the process that sends; its value is the orders, a line each: `udp ADDRESS`, `tcp ADDRESS`, or
 /// `user NUMBER`, who obeys those that follow.
@@ -45,6 +46,8 @@ pub fn send() -> ExitCode {
         let address: SocketAddr = address.parse().unwrap();
         let outcome = match how {
             "udp" => udp(address),
+            "raw" => raw(address),
+            "frame" => frame(address),
             _ => TcpStream::connect_timeout(&address, ON_THE_WAY).map(|_| "connected"),
         };
         match outcome {
@@ -63,4 +66,53 @@ fn udp(address: SocketAddr) -> io::Result<&'static str> {
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     UdpSocket::bind(any)?.send_to(b"hello", address)?;
     Ok("sent")
+}
+
+fn raw(address: SocketAddr) -> io::Result<&'static str> {
+    senders::raw(libc::IPPROTO_RAW, ipv4(address), &datagram(address)[14..])?;
+    Ok("sent")
+}
+
+fn frame(address: SocketAddr) -> io::Result<&'static str> {
+    let frame = datagram(address);
+    // SAFETY: no pointers are passed.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all zeroes are a valid address.
+    let mut target: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    target.sll_family = libc::AF_PACKET as u16;
+    target.sll_protocol = 0x0800_u16.to_be();
+    target.sll_ifindex = nix::net::if_::if_nametoindex("eth0")?.cast_signed();
+    // SAFETY: frame and address live until the call returns, with these lengths.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const target).cast(),
+            size_of_val(&target) as u32,
+        )
+    };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok("sent")
+}
+
+/// A datagram from nobody in particular, which a raw socket fills in.
+fn datagram(address: SocketAddr) -> Vec<u8> {
+    let ip = packets::ethernet().ipv4(Ipv4Addr::UNSPECIFIED, ipv4(address));
+    ip.udp(1000, address.port()).payload(b"hello").build()
+}
+
+fn ipv4(address: SocketAddr) -> Ipv4Addr {
+    match address.ip() {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => panic!("{address} is none of IPv4"),
+    }
 }

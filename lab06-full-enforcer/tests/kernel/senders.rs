@@ -238,13 +238,13 @@ fn what_processes_send(watch: &mut Watch) {
         .ipv4(watch.far.ipv4, v4)
         .icmp_echo_request(0x5005, 1)
         .build();
-    raw(libc::IPPROTO_ICMP, v4, &echo[34..]);
+    raw(libc::IPPROTO_ICMP, v4, &echo[34..]).unwrap();
     watch.expect(&kind("ICMP by a raw socket", &[Sender::Inet]), |packet| {
         is_ipv4(packet, 1) && u16_at(packet, 24) == 0x5005
     });
     // With a header of the sender's own.
     echo[34 + 4..34 + 6].copy_from_slice(&0x5006_u16.to_be_bytes());
-    raw(libc::IPPROTO_RAW, v4, &echo[14..]);
+    raw(libc::IPPROTO_RAW, v4, &echo[14..]).unwrap();
     watch.expect(&kind("a raw socket's own IP header", &[Sender::Inet]), |packet| {
         is_ipv4(packet, 1) && u16_at(packet, 24) == 0x5006
     });
@@ -458,10 +458,12 @@ fn tcp_states(port: u16) -> Vec<u8> {
 }
 
 /// Sends by a raw socket of IPv4.
-fn raw(protocol: i32, target: Ipv4Addr, bytes: &[u8]) {
+pub fn raw(protocol: i32, target: Ipv4Addr, bytes: &[u8]) -> io::Result<()> {
     // SAFETY: no pointers are passed.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
-    assert!(fd >= 0, "{}", io::Error::last_os_error());
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
     // SAFETY: the kernel has just made this descriptor for us.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let address = libc::sockaddr_in {
@@ -483,7 +485,11 @@ fn raw(protocol: i32, target: Ipv4Addr, bytes: &[u8]) {
             size_of_val(&address) as u32,
         )
     };
-    assert_eq!(sent, bytes.len().cast_signed(), "{}", io::Error::last_os_error());
+    if sent == bytes.len().cast_signed() {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn set_option(socket: &UdpSocket, level: i32, option: i32, value: i32) {

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use testbed::{Cgroup, Host, Running, packets};
 
 use crate::{lab::PATIENCE, senders};
@@ -46,6 +47,7 @@ pub fn send() -> ExitCode {
         let address: SocketAddr = address.parse().unwrap();
         let outcome = match how {
             "udp" => udp(address),
+            "segments" => segments(address),
             "raw" => raw(address),
             "frame" => frame(address),
             _ => TcpStream::connect_timeout(&address, ON_THE_WAY).map(|_| "connected"),
@@ -65,6 +67,14 @@ pub fn send() -> ExitCode {
 fn udp(address: SocketAddr) -> io::Result<&'static str> {
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     UdpSocket::bind(any)?.send_to(b"hello", address)?;
+    Ok("sent")
+}
+
+/// The kernel cuts what is sent into datagrams, behind `cgroup_skb` (`UDP_SEGMENT`, Linux 4.18).
+fn segments(address: SocketAddr) -> io::Result<&'static str> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    setsockopt(&socket, UdpGsoSegment, &1000)?;
+    socket.send_to(&[0; 10_000], address)?;
     Ok("sent")
 }
 

@@ -19,6 +19,7 @@ testbed::listed_tests![
     a_tag_that_the_kernel_has_taken_out_hides_no_port,
     a_jumbo_frame_is_decided_wherever_its_headers_lie,
     a_super_packet_of_segmentation_offload_is_one_packet_with_all_its_bytes,
+    datagrams_that_are_handed_over_at_once_are_decided_before_they_are_cut,
     ipv4_by_an_ipv6_socket_is_decided_as_ipv4,
     a_mapped_source_on_the_wire_meets_no_rule_of_ipv4_and_is_kept_out_by_one_of_its_own,
     a_raw_socket_is_decided_by_the_header_that_it_writes_itself,
@@ -113,13 +114,36 @@ rules:
     let _echo = Server::tcp(&lab.server.host, 7).unwrap();
     let exchange = traffic::tcp_exchange(&lab.client.host, (lab.server.ipv4, 7).into(), BYTES, PATIENCE).unwrap();
     assert!(exchange.is_complete(), "{exchange:?}");
+    let [packets, bytes] = passed(&lab, "echo");
+    assert!(bytes >= BYTES, "{bytes} bytes");
+    // More than the interface's 1500 each: what is counted, or limited, by packets has few of them.
+    assert!(packets < BYTES / 1500, "{packets} packets");
+}
+
+/// Packets and bytes that a rule has let pass.
+fn passed(lab: &Lab, rule: &str) -> [u64; 2] {
     let stats = lab.json(&["stats", "--json"]);
     let rules = stats["rules"].as_array().unwrap();
-    let echo = &rules.iter().find(|line| line["rule"] == "echo").unwrap()["passed"];
-    let [packets, bytes] = ["packets", "bytes"].map(|unit| echo[unit].as_u64().unwrap());
-    assert!(bytes >= BYTES, "{echo}");
-    // More than the interface's 1500 each: what is counted, or limited, by packets has few of them.
-    assert!(packets < BYTES / 1500, "{echo}");
+    let of_rule = rules.iter().find(|line| line["rule"] == rule).unwrap();
+    ["packets", "bytes"].map(|unit| of_rule["passed"][unit].as_u64().unwrap())
+}
+
+fn datagrams_that_are_handed_over_at_once_are_decided_before_they_are_cut() {
+    let (lab, _enforcer) = under_attack(
+        LinkOptions::default(),
+        "
+version: 1
+name: segments
+mode: block
+rules:
+  - { name: dns, direction: egress, protocol: udp, destination_ports: 53, action: block }
+  - { name: other, direction: egress, protocol: udp, destination_ports: 54, action: allow }
+",
+    );
+    let orders = [53, 54].map(|port| format!("segments {}:{port}", lab.client.ipv4));
+    assert_eq!(order(&lab.server.host, &lab.cgroup, orders), ["denied", "sent"]);
+    assert_eq!(lab.counted("dns"), [0, 0, 1]);
+    assert_eq!(passed(&lab, "other"), [1, 20 + 8 + 10_000]);
 }
 
 fn ipv4_by_an_ipv6_socket_is_decided_as_ipv4() {

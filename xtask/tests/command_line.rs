@@ -312,6 +312,48 @@ fn a_failure_on_the_kernel_fails_the_whole_and_is_named_again_at_the_end() {
 }
 
 #[test]
+fn kernels_that_cannot_be_tested_on_are_misuses_that_name_the_mistake_before_anything_is_built() {
+    let project = project_with_tests("echo \"built: $*\" >&2; exit 1", "exit 1");
+    project.write("vmlinux", "\u{7f}ELF");
+    let mut image = "\0".repeat(0x202) + "HdrS";
+    image.push_str(&"\0".repeat(0x100));
+    project.write("bzImage", &image);
+    for (args, mistake) in [
+        (
+            &["--kernel", "./nowhere"][..],
+            "./nowhere is no file, and no series of kernels such as 5.10",
+        ),
+        (
+            &["--kernel", "./vmlinux"],
+            "./vmlinux is no kernel that can be booted on x86-64",
+        ),
+        (&["--kernel", "bzImage,5.10"], "\"bzImage\" is no series of kernels"),
+        (
+            &["--kernel", "./bzImage", "--modules", "nowhere"],
+            "nowhere is no folder; --modules wants",
+        ),
+        (
+            &["--kernel", "5.10", "--modules", "bin"],
+            "--modules goes with a kernel that is a file",
+        ),
+        (&["--kernel", "5.10,all"], "`all` stands alone"),
+        (
+            &["--modules", "bin"],
+            "the following required arguments were not provided",
+        ),
+    ] {
+        let args: Vec<_> = ["test", "lab01"].iter().chain(args).copied().collect();
+        let ended = run(project.xtask(&args));
+        assert_eq!(ended.status, Some(2), "{args:?}: {}", ended.stderr);
+        assert!(
+            ended.stderr.starts_with("error: ") && ended.stderr.contains(mistake),
+            "{args:?}: {}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
 fn kernel_tests_that_nobody_may_run_are_a_failure_and_not_a_pass() {
     let project = project_with_tests("echo 'test result: ok. 2 passed; 0 failed; 0 ignored'", "exit 1");
     fs::remove_file(project.path("bin/sudo")).unwrap();

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use super::modules::Modules;
 use crate::{
     apt::{self, Apt, Suite},
     setup,
@@ -50,6 +51,9 @@ impl Kernel {
                  arch/x86/boot/bzImage; on most machines, /boot/vmlinuz-RELEASE), not vmlinux",
                 image.display()
             )));
+        }
+        if let Some(folder) = modules {
+            fit_together(image, folder)?;
         }
         Ok(Self {
             name: image
@@ -154,6 +158,37 @@ impl<'a> Choice<'a> {
             Self::Image(image, modules) => Ok(vec![Kernel::given(image, *modules)?]),
         }
     }
+}
+
+/// Modules of another release are refused by the kernel, one after the other, and no test would find what it needs.
+fn fit_together(image: &Path, folder: &Path) -> Result<()> {
+    if !folder.is_dir() {
+        bail!(UsageError(format!(
+            "{} is no folder; --modules wants the one with the kernel's modules, such as /lib/modules/RELEASE",
+            folder.display()
+        )));
+    }
+    let of_modules = Modules::in_folder(folder)?.release()?;
+    match (release_of(image)?, of_modules) {
+        (Some(release), Some(of_modules)) if release != of_modules => bail!(UsageError(format!(
+            "{} is Linux {release}, and the modules in {} are those of {of_modules}",
+            image.display(),
+            folder.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The release that an image says it is: the first word of the text to which the boot protocol's field `kernel_version`
+/// at 0x20e points, less 0x200 (Documentation/arch/x86/boot.rst).
+fn release_of(image: &Path) -> Result<Option<String>> {
+    let content = fs::read(image).with_context(|| format!("{} cannot be read", image.display()))?;
+    let pointer = content.get(0x20e..0x210).and_then(|bytes| bytes.try_into().ok());
+    let pointer = pointer.map_or(0, u16::from_le_bytes);
+    let text = content.get(usize::from(pointer) + 0x200..).unwrap_or_default();
+    let word = text.split(|byte| byte.is_ascii_whitespace() || *byte == 0).next();
+    let release = String::from_utf8_lossy(word.unwrap_or_default()).into_owned();
+    Ok((pointer != 0 && !release.is_empty()).then_some(release))
 }
 
 /// Whether a file begins as the boot protocol of x86 has it: with `HdrS` at 0x202 (Documentation/arch/x86/boot.rst).
@@ -294,6 +329,7 @@ fn numbers(release: &str) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::modules;
 
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
@@ -375,6 +411,38 @@ mod tests {
             let error = given(other).unwrap_err().to_string();
             assert!(error.contains("is no kernel that can be booted on x86-64"), "{error}");
         }
+    }
+
+    #[test]
+    fn an_image_says_which_release_it_is_and_modules_of_another_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, modules) = (folder.path().join("bzImage"), folder.path().join("modules"));
+        let mut content = vec![0; 0x202];
+        content.extend(b"HdrS");
+        content.resize(0x20e, 0);
+        content.extend(0x80_u16.to_le_bytes());
+        content.resize(0x280, 0);
+        content.extend(b"6.6.1 (somebody@somewhere) #1 SMP\0");
+        fs::write(&image, content).unwrap();
+        assert_eq!(release_of(&image).unwrap().as_deref(), Some("6.6.1"));
+
+        let given = || Kernel::given(&image, Some(&modules));
+        let error = given().unwrap_err().to_string();
+        assert!(error.contains("modules is no folder; --modules wants"), "{error}");
+        fs::create_dir(&modules).unwrap();
+        let error = given().unwrap_err().to_string();
+        assert!(error.ends_with("holds no kernel modules"), "{error}");
+        let write = |release: &str| {
+            let module =
+                modules::tests::module(&[("depends", ""), ("vermagic", &format!("{release} SMP mod_unload "))]);
+            fs::write(modules.join("veth.ko"), module).unwrap();
+        };
+        write("6.6.2");
+        let error = given().unwrap_err().to_string();
+        assert!(error.contains("bzImage is Linux 6.6.1, and the modules in "), "{error}");
+        assert!(error.ends_with("are those of 6.6.2"), "{error}");
+        write("6.6.1");
+        assert_eq!(given().unwrap().modules.as_deref(), Some(modules.as_path()));
     }
 
     #[test]

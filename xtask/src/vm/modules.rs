@@ -81,6 +81,15 @@ impl Modules {
         }
     }
 
+    /// The release that they are for, if one of those that tests need says it.
+    pub fn release(&self) -> Result<Option<String>> {
+        let Some(path) = WANTED.iter().find_map(|(name, _)| self.files.get(*name)) else {
+            return Ok(None);
+        };
+        let magic = information(path, &content_of(path)?, "vermagic")?;
+        Ok(magic.and_then(|magic| magic.split_whitespace().next().map(str::to_owned)))
+    }
+
     fn walk(&mut self, folder: &Path) -> Result<()> {
         let entries = fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))?;
         for entry in entries {
@@ -138,8 +147,7 @@ impl Modules {
             return Ok(());
         }
         let content = content_of(path)?;
-        let needs = needs_of(&content).with_context(|| format!("{} is no kernel module", path.display()))?;
-        for need in needs {
+        for need in needs_of(&information(path, &content, "depends")?.unwrap_or_default()) {
             let parameters = WANTED.iter().find(|(name, _)| *name == need);
             self.add(&need, parameters.map_or("", |(_, parameters)| parameters), seen, into)?;
         }
@@ -179,30 +187,31 @@ fn content_of(path: &Path) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// The names of the modules that a module needs.
-fn needs_of(module: &[u8]) -> Result<Vec<String>> {
-    let file = object::File::parse(module)?;
-    let section = file.section_by_name(".modinfo").context("it has no section .modinfo")?;
-    let needs = section
-        .data()?
-        .split(|byte| *byte == 0)
-        .find_map(|entry| entry.strip_prefix(b"depends="))
-        .unwrap_or_default();
-    let names = String::from_utf8_lossy(needs).replace('-', "_");
-    Ok(names
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect())
+/// What the module in this file, whose bytes are given, says of itself under `name`.
+fn information(path: &Path, module: &[u8], name: &str) -> Result<Option<String>> {
+    let read = || {
+        let file = object::File::parse(module)?;
+        let section = file.section_by_name(".modinfo").context("it has no section .modinfo")?;
+        let mut entries = section.data()?.split(|byte| *byte == 0);
+        let text = entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+        anyhow::Ok(text.map(|text| String::from_utf8_lossy(text).into_owned()))
+    };
+    read().with_context(|| format!("{} is no kernel module", path.display()))
+}
+
+/// The names of the modules that are needed, out of a list with commas between them.
+fn needs_of(list: &str) -> Vec<String> {
+    let names = list.split(',').filter(|name| !name.is_empty());
+    names.map(|name| name.replace('-', "_")).collect()
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     /// An object file whose only section is `.modinfo`, for this machine.
-    fn module(depends: &str) -> Vec<u8> {
-        let info = format!("license=GPL\0depends={depends}\0name=x\0");
+    pub fn module(says: &[(&str, &str)]) -> Vec<u8> {
+        let info: String = says.iter().map(|(name, text)| format!("{name}={text}\0")).collect();
         let names = b"\0.modinfo\0.shstrtab\0";
         let (info_at, names_at) = (64, 64 + info.len() as u64);
         let sections_at = (names_at + names.len() as u64).next_multiple_of(8);
@@ -242,7 +251,11 @@ mod tests {
         fs::create_dir(folder.path().join("kernel")).unwrap();
         for (name, depends) in modules {
             let path = folder.path().join("kernel").join(format!("{name}.ko"));
-            fs::write(path, module(depends)).unwrap();
+            fs::write(
+                path,
+                module(&[("license", "GPL"), ("depends", depends), ("name", name)]),
+            )
+            .unwrap();
         }
         fs::write(folder.path().join("modules.builtin"), builtin).unwrap();
         folder
@@ -294,7 +307,7 @@ mod tests {
         assert!(error.ends_with("holds no kernel modules"), "{error}");
         for release in ["5.10", "6.1"] {
             fs::create_dir(folder.path().join(release)).unwrap();
-            fs::write(folder.path().join(release).join("veth.ko"), module("")).unwrap();
+            fs::write(folder.path().join(release).join("veth.ko"), module(&[])).unwrap();
         }
         let error = Modules::in_folder(folder.path()).err().unwrap().to_string();
         assert!(error.ends_with("name the folder of one kernel"), "{error}");

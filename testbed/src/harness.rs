@@ -17,6 +17,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
     time::Instant,
 };
 
@@ -30,7 +31,7 @@ pub const SWITCH: &str = "EBPF_KERNEL_TESTS";
 
 /// The environment variable that names a file to which the outcomes are added, a line of JSON each.
 ///
-/// `{"test": NAME, "outcome": "passed" | "failed" | "fell_back" | "unsupported", "why": TEXT, "seconds": NUMBER}`, and
+/// `{"test": NAME, "outcome": "passed" | "failed" | "fell_back" | "unsupported" | "needs_two_cpus", "why": TEXT, "seconds": NUMBER}`, and
 /// `{"ended": true}` as the last line, without which the program has crashed.
 pub const RESULTS: &str = "EBPF_KERNEL_RESULTS";
 
@@ -113,6 +114,18 @@ pub fn unsupported(reason: impl Into<String>) -> ! {
 }
 
 struct Unsupported(String);
+
+/// Ends the current test where there is one CPU alone, for what it is about happens between two.
+///
+/// `cargo xtask test --kernel` gives its guests one, which is faster to emulate, and runs such a test once more in a guest
+/// with two; elsewhere it is unsupported. To be called before anything else, as [`unsupported`].
+pub fn needs_two_cpus() {
+    if thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1) {
+        panic::resume_unwind(Box::new(NeedsTwoCpus))
+    }
+}
+
+struct NeedsTwoCpus;
 
 thread_local! {
     /// What the test on this thread has fallen back to.
@@ -200,6 +213,11 @@ fn run(test: KernelTest, results: &Results, unsupported: &AtomicUsize) -> Result
         Ok(Err(failure)) => {
             add("failed", Some(&failure));
             Err(Failed::from(failure))
+        }
+        Err(panic) if panic.is::<NeedsTwoCpus>() => {
+            add("needs_two_cpus", None);
+            unsupported.fetch_add(1, Ordering::Relaxed);
+            Ok(Completion::ignored_with("two CPUs are needed"))
         }
         Err(panic) => match panic.downcast::<Unsupported>() {
             Ok(reason) => {

@@ -19,7 +19,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{Error, Result, patience};
+use crate::{Error, Result, patience, wait::wait_for};
 
 /// Starts a command of [`Host::command`](crate::Host::command), which dies with this process, not with this thread.
 ///
@@ -172,6 +172,16 @@ impl Running {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Waits until it catches a signal, which would end it at once before: a program may be at work before it is prepared
+    /// for being asked to stop.
+    pub fn wait_until_it_catches(&self, signal: Signal) -> Result<()> {
+        let path = format!("/proc/{}/status", self.id());
+        wait_for(&format!("{} to catch {signal}", self.name), || {
+            let status = fs::read_to_string(&path).map_err(|error| Error::system(format!("reading {path}"), error))?;
+            Ok(catches(&status, signal))
+        })
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill(pid(&self.child), signal)
@@ -252,6 +262,13 @@ impl Output {
     }
 }
 
+/// Whether a signal is in the mask `SigCgt` of `/proc/PID/status` (`proc_pid_status(5)`).
+fn catches(status: &str, signal: Signal) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 << (signal as u32 - 1) != 0)
+}
+
 pub(crate) fn pid(child: &Child) -> Pid {
     Pid::from_raw(child.id().cast_signed())
 }
@@ -260,4 +277,17 @@ pub(crate) fn pid(child: &Child) -> Pid {
 pub(crate) fn shell_status(status: ExitStatus) -> u8 {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     u8::try_from(code).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_that_are_caught_are_read_from_the_mask() {
+        let status = "Name:\tsleep\nSigIgn:\tffffffffffffffff\nSigCgt:\t0000000000004002\n";
+        assert!(catches(status, Signal::SIGINT) && catches(status, Signal::SIGTERM));
+        assert!(!catches(status, Signal::SIGHUP));
+        assert!(!catches("", Signal::SIGINT));
+    }
 }

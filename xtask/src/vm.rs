@@ -70,45 +70,95 @@ impl Lab {
         Ok(Self { qemu, kernels })
     }
 
-    /// Runs kernel tests on each kernel.
+    /// Runs kernel tests on each kernel: those of each package in a guest of their own, so that as many guests as this
+    /// machine has processors share the work.
     pub fn test(&self, workspace: &Workspace, what: &What) -> Result<Vec<KernelReport>> {
-        let guest = Guest::of(workspace, what)?;
-        self.on_each(|kernel, alone| guest.test(workspace, &self.qemu, kernel, alone))
+        // The later labs' take longest, and come first: what is left in the end should be short.
+        let tests = what.tests.iter().rev();
+        let guests = tests
+            .map(|test| Guest::of(workspace, test, what))
+            .collect::<Result<Vec<_>>>()?;
+        let jobs: Vec<_> = self
+            .kernels
+            .iter()
+            .flat_map(|kernel| guests.iter().map(move |guest| (kernel, guest)))
+            .collect();
+        let parts = side_by_side(&jobs, |(kernel, guest)| {
+            guest.test(workspace, &self.qemu, kernel, jobs.len() == 1)
+        })?;
+        let mut reports = Vec::new();
+        for kernel in &self.kernels {
+            let parts = parts.iter().filter(|part| part.report.name == kernel.name);
+            let mut report = Part::join(&kernel.name, parts);
+            if !what.filter.is_empty() && report.tests.is_empty() && report.failures.is_empty() {
+                report
+                    .failures
+                    .push("there is no test on the kernel of such a name".into());
+            }
+            reports.push(report);
+        }
+        Ok(reports)
     }
 
     /// Runs `program` on each kernel, once with each of these files as its argument.
     pub fn ask(&self, workspace: &Workspace, program: &Path, files: &[PathBuf], args: &[&str]) -> Result<Vec<Answers>> {
         let guest = Guest::that_runs(workspace, program, files, args)?;
-        self.on_each(|kernel, _| guest.ask(workspace, &self.qemu, kernel))
+        side_by_side(&self.kernels, |kernel| guest.ask(workspace, &self.qemu, kernel))
     }
+}
 
-    /// Does something with each kernel, with several of them at the same time where this machine has the processors;
-    /// `true` is for a kernel that has no other beside it.
-    fn on_each<T: Send>(&self, work: impl Fn(&Kernel, bool) -> Result<T> + Sync) -> Result<Vec<T>> {
-        interrupt::note_only();
-        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let at_once = processors.min(self.kernels.len());
-        let next = AtomicUsize::new(0);
-        let some = || {
-            let mut done = Vec::new();
-            loop {
-                let place = next.fetch_add(1, Ordering::Relaxed);
-                match self.kernels.get(place) {
-                    Some(kernel) if !interrupt::happened() => done.push((place, work(kernel, at_once == 1)?)),
-                    _ => return Ok(done),
-                }
+/// Does something with each of these, with as many of them at the same time as this machine has processors.
+fn side_by_side<J: Sync, T: Send>(jobs: &[J], work: impl Fn(&J) -> Result<T> + Sync) -> Result<Vec<T>> {
+    interrupt::note_only();
+    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let next = AtomicUsize::new(0);
+    let some = || {
+        let mut done = Vec::new();
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            match jobs.get(place) {
+                Some(job) if !interrupt::happened() => done.push((place, work(job)?)),
+                _ => return Ok(done),
             }
+        }
+    };
+    let done: Result<Vec<Vec<(usize, T)>>> = thread::scope(|scope| {
+        let workers = (0..processors.min(jobs.len())).map(|_| scope.spawn(some));
+        let workers: Vec<_> = workers.collect();
+        let done = workers
+            .into_iter()
+            .map(|worker| worker.join().expect("no worker panics"));
+        done.collect()
+    });
+    let mut done: Vec<_> = done?.into_iter().flatten().collect();
+    done.sort_by_key(|(place, _)| *place);
+    Ok(done.into_iter().map(|(_, result)| result).collect())
+}
+
+/// What came of one package's tests on a kernel.
+struct Part {
+    report: KernelReport,
+    started: Instant,
+    ended: Instant,
+}
+
+impl Part {
+    /// What came of all of a kernel's, and how long it took from the first to the last.
+    fn join<'a>(kernel: &str, parts: impl Iterator<Item = &'a Self>) -> KernelReport {
+        let mut whole = KernelReport {
+            name: kernel.to_owned(),
+            ..KernelReport::default()
         };
-        let done: Result<Vec<Vec<(usize, T)>>> = thread::scope(|scope| {
-            let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(some)).collect();
-            let done = workers
-                .into_iter()
-                .map(|worker| worker.join().expect("no worker panics"));
-            done.collect()
-        });
-        let mut done: Vec<_> = done?.into_iter().flatten().collect();
-        done.sort_by_key(|(place, _)| *place);
-        Ok(done.into_iter().map(|(_, result)| result).collect())
+        let mut time: Option<(Instant, Instant)> = None;
+        for part in parts {
+            whole.release = whole.release.or_else(|| part.report.release.clone());
+            whole.tests.extend(part.report.tests.clone());
+            whole.failures.extend(part.report.failures.iter().cloned());
+            let (started, ended) = time.unwrap_or((part.started, part.ended));
+            time = Some((started.min(part.started), ended.max(part.ended)));
+        }
+        whole.took = time.map(|(started, ended)| ended - started);
+        whole
     }
 }
 
@@ -167,15 +217,17 @@ pub fn prepare(workspace: &Workspace) -> Result<()> {
 
 /// What is the same for all kernels.
 struct Guest {
+    /// The package whose tests are run; nothing if it is asked something else.
+    package: String,
     /// The archive with the programs.
     programs: Vec<u8>,
     /// Whether a filter may leave a run without a test.
     filtered: bool,
-    runs: Vec<(String, Run)>,
+    runs: Vec<Run>,
 }
 
 impl Guest {
-    fn of(workspace: &Workspace, what: &What) -> Result<Self> {
+    fn of(workspace: &Workspace, test: &Executable, what: &What) -> Result<Self> {
         let folder = scratch(workspace)?;
         let stripped = |program: &Path| initramfs::stripped(program, &folder);
         let mut tree = empty_tree(workspace)?;
@@ -183,22 +235,17 @@ impl Guest {
             tree.program(&tool, initramfs::contents)?;
         }
         add_bpftool(&mut tree, workspace)?;
-        for test in what.tests {
-            tree.program(&test.path, stripped)?;
-            // A test knows the lab's own program by the path that cargo gave it.
-            for program in what.programs.iter().filter(|program| is_own_program(program, test)) {
-                tree.program(&program.path, stripped)?;
-            }
-            tree.folder(&test.folder);
+        tree.program(&test.path, stripped)?;
+        // A test knows the lab's own program by the path that cargo gave it.
+        for program in what.programs.iter().filter(|program| is_own_program(program, test)) {
+            tree.program(&program.path, stripped)?;
         }
+        tree.folder(&test.folder);
         Ok(Self {
+            package: test.package.clone(),
             programs: tree.archive(),
             filtered: !what.filter.is_empty(),
-            runs: what
-                .tests
-                .iter()
-                .map(|test| (test.package.clone(), run_of(test, what)))
-                .collect(),
+            runs: vec![run_of(test, what)],
         })
     }
 
@@ -213,12 +260,13 @@ impl Guest {
             let run = Run {
                 program: program.to_owned(),
                 folder: "/".into(),
-                args: args.iter().map(|arg| (*arg).to_owned()).chain([file.clone()]).collect(),
+                args: args.iter().map(|arg| (*arg).to_owned()).chain([file]).collect(),
                 variables: Vec::new(),
             };
-            runs.push((file, run));
+            runs.push(run);
         }
         Ok(Self {
+            package: String::new(),
             programs: tree.archive(),
             filtered: false,
             runs,
@@ -232,7 +280,9 @@ impl Guest {
         };
         let mut output = String::new();
         let files = Files::reserve(&scratch(workspace)?, &kernel.name)?;
-        let end = self.boot(qemu, kernel, &files, |message| answers.hear(&mut output, message))?;
+        let end = self.boot(qemu, kernel, 1, &self.runs, &files, |message| {
+            answers.hear(&mut output, message);
+        })?;
         match end {
             End::Failed { why, .. } if !interrupt::happened() => {
                 let console = files.console.display();
@@ -245,35 +295,54 @@ impl Guest {
         Ok(answers)
     }
 
-    /// Runs the tests on one kernel. `live` shows what they print at once, and not only when all have ended, which would
-    /// be a muddle were there other kernels at the same time.
-    fn test(&self, workspace: &Workspace, qemu: &Qemu, kernel: &Kernel, live: bool) -> Result<KernelReport> {
-        let files = Files::reserve(&scratch(workspace)?, &kernel.name)?;
+    /// Runs the package's tests on one kernel. `live` shows what they print at once, and not only when all have ended,
+    /// which would be a muddle were there other guests at the same time.
+    ///
+    /// With one CPU, where nothing has to be kept apart from what another one does: that takes half as long to emulate.
+    /// The tests that are about just that run once more, with two.
+    fn test(&self, workspace: &Workspace, qemu: &Qemu, kernel: &Kernel, live: bool) -> Result<Part> {
+        let files = Files::reserve(&scratch(workspace)?, &format!("{}-{}", kernel.name, self.package))?;
         let started = Instant::now();
-        let packages = self.runs.iter().map(|(package, _)| package.as_str());
-        let mut listener = Listener::new(&kernel.name, packages, self.filtered, live);
-        let end = self.boot(qemu, kernel, &files, |message| listener.hear(message))?;
+        let mut listener = Listener::new(&kernel.name, &self.package, self.filtered, live);
+        let mut end = self.boot(qemu, kernel, 1, &self.runs, &files, |message| listener.hear(message))?;
+        let postponed = listener.take_postponed();
+        if end == End::Done && !postponed.is_empty() && !interrupt::happened() {
+            let only = |run: &Run| run.with(("EBPF_KERNEL_ONLY".to_owned(), postponed.join(",")));
+            let runs: Vec<_> = self.runs.iter().map(only).collect();
+            listener.goes_on();
+            end = self.boot(qemu, kernel, 2, &runs, &files, |message| listener.hear(message))?;
+        }
         fs::write(&files.results, listener.results.concat())
             .with_context(|| format!("{} cannot be written", files.results.display()))?;
-        let (mut report, kept) = listener.finish(end, &files.console);
-        let seconds = started.elapsed().as_secs_f64();
+        let (mut report, kept) = listener.finish(end, &files.console, &postponed);
+        let ended = Instant::now();
+        let seconds = (ended - started).as_secs_f64();
         let lacking = match kernel.modules {
             Some(_) => "",
             None => ", without a module (`--modules FOLDER` gives them)",
         };
         println!(
-            "{kept}Linux {}: {} in {seconds:.0} s{lacking}",
+            "{kept}Linux {}, {}: {} in {seconds:.0} s{lacking}",
             report.name,
+            self.package,
             report.tally()
         );
         if interrupt::happened() {
             report.failures.clear();
         }
-        Ok(report)
+        Ok(Part { report, started, ended })
     }
 
     /// Boots a kernel, which does the runs.
-    fn boot(&self, qemu: &Qemu, kernel: &Kernel, files: &Files, hear: impl FnMut(Message)) -> Result<End> {
+    fn boot(
+        &self,
+        qemu: &Qemu,
+        kernel: &Kernel,
+        cpus: usize,
+        runs: &[Run],
+        files: &Files,
+        hear: impl FnMut(Message),
+    ) -> Result<End> {
         let modules = match &kernel.modules {
             Some(folder) => Modules::in_folder(folder)?,
             None => Modules::none(),
@@ -283,7 +352,7 @@ impl Guest {
             println!("Linux {} has no modules {}", kernel.name, loadable.absent.join(", "));
         }
         let mut initramfs = self.programs.clone();
-        initramfs.extend(self.job_with(&loadable.modules)?);
+        initramfs.extend(job_with(&loadable.modules, runs)?);
         fs::write(&files.initramfs, initramfs)
             .with_context(|| format!("{} cannot be written", files.initramfs.display()))?;
 
@@ -291,27 +360,30 @@ impl Guest {
             image: &kernel.image,
             initramfs: &files.initramfs,
             command_line: COMMAND_LINE,
+            cpus,
         };
         qemu::boot(qemu, &machine, &files.console, Limits::USUAL, hear)
     }
+}
 
-    /// A further archive, which the kernel unpacks after the one with the programs: the modules and the job.
-    fn job_with(&self, modules: &[modules::Module]) -> Result<Vec<u8>> {
-        let mut tree = Tree::default();
-        let mut job = Job::default();
-        for module in modules {
-            let path = format!("/modules/{}.ko", module.name);
-            tree.file(&path, 0o644, module.content.clone());
-            job.modules.push(message::Module {
-                name: module.name.clone(),
-                path,
-                parameters: module.parameters.to_owned(),
-            });
-        }
-        job.runs = self.runs.iter().map(|(_, run)| run.clone()).collect();
-        tree.file(JOB, 0o644, serde_json::to_vec(&job)?);
-        Ok(tree.archive())
+/// A further archive, which the kernel unpacks after the one with the programs: the modules and the job.
+fn job_with(modules: &[modules::Module], runs: &[Run]) -> Result<Vec<u8>> {
+    let mut tree = Tree::default();
+    let mut job = Job {
+        runs: runs.to_vec(),
+        ..Job::default()
+    };
+    for module in modules {
+        let path = format!("/modules/{}.ko", module.name);
+        tree.file(&path, 0o644, module.content.clone());
+        job.modules.push(message::Module {
+            name: module.name.clone(),
+            path,
+            parameters: module.parameters.to_owned(),
+        });
     }
+    tree.file(JOB, 0o644, serde_json::to_vec(&job)?);
+    Ok(tree.archive())
 }
 
 /// A guest's first files: the folders, and this very program as what starts first.
@@ -390,9 +462,16 @@ fn run_of(test: &Executable, what: &What) -> Run {
             .iter()
             .cloned()
             .chain(["--color".into(), "never".into()])
+            .chain(threads(what.filter))
             .collect(),
         variables,
     }
+}
+
+/// Twice as many threads as a guest has CPUs at first, as on this machine.
+fn threads(filter: &[String]) -> Option<String> {
+    let is_told = filter.iter().any(|arg| arg.starts_with("--test-threads"));
+    (!is_told).then(|| "--test-threads=2".to_owned())
 }
 
 /// The files of one guest, which are its own for as long as this is alive.
@@ -443,60 +522,57 @@ impl Drop for Files {
     }
 }
 
-/// Shows what a guest says, and keeps the outcomes.
+/// Shows what a package's guests say, and keeps the outcomes.
 struct Listener<'a> {
     report: KernelReport,
-    /// The packages whose tests have not ended yet; the first is the one that runs.
-    packages: Vec<&'a str>,
-    /// How many outcomes of the running package there are.
-    counted: usize,
-    /// Whether its runner has come to its end.
+    package: &'a str,
+    /// Whether the runner has been waited for, as the last thing in a guest.
+    is_over: bool,
+    /// Whether the runner has come to its end.
     ended: bool,
+    /// The tests that want two CPUs.
+    postponed: Vec<String>,
     /// The modules that the kernel has refused, by its reason.
     refused: BTreeMap<String, Vec<String>>,
-    /// Whether a filter may have left nothing of a package to be tested.
+    /// Whether a filter may have left nothing of the package to be tested.
     filtered: bool,
-    /// Whether to show what is said at once.
-    live: bool,
-    /// What is to be shown in the end.
-    kept: String,
+    /// What is to be shown in the end; `None` if what is said is shown at once.
+    kept: Option<String>,
     /// The lines of the runners' results.
     results: Vec<String>,
 }
 
 impl<'a> Listener<'a> {
-    fn new(kernel: &str, packages: impl Iterator<Item = &'a str>, filtered: bool, live: bool) -> Self {
+    fn new(kernel: &str, package: &'a str, filtered: bool, live: bool) -> Self {
         Self {
             report: KernelReport {
                 name: kernel.to_owned(),
                 ..KernelReport::default()
             },
-            packages: packages.collect(),
-            counted: 0,
+            package,
+            is_over: false,
             ended: false,
+            postponed: Vec::new(),
             refused: BTreeMap::new(),
             filtered,
-            live,
-            kept: String::new(),
+            kept: (!live).then(String::new),
             results: Vec::new(),
         }
     }
 
     fn show(&mut self, line: &str) {
-        if self.live {
-            println!("{line}");
-        } else {
-            self.kept.extend([line, "\n"]);
+        match &mut self.kept {
+            None => println!("{line}"),
+            Some(kept) => kept.extend([line, "\n"]),
         }
     }
 
     fn hear(&mut self, message: Message) {
         match message {
             Message::Booted { release, version } => {
-                let heading = format!("══ Linux {release} ({version})");
+                let heading = format!("── {}, on Linux {release} ({version})", self.package);
                 self.show(&format!("\n{}", terminal::stdout().bold(&heading)));
                 self.report.release = Some(release);
-                self.announce();
             }
             Message::ModuleRefused { name, error } => self.refused.entry(error).or_default().push(name),
             Message::Result(line) => self.result(&line),
@@ -507,45 +583,46 @@ impl<'a> Listener<'a> {
     }
 
     fn result(&mut self, line: &str) {
-        let package = self.packages.first().copied().unwrap_or_default().to_owned();
-        self.results.push(format!("{package} {line}\n"));
         match Line::of(line) {
+            Some(Line::Test { name, outcome, .. }) if outcome.needs_two_cpus() => self.postponed.push(name),
             Some(Line::Test { name, outcome, .. }) => {
-                self.report.tests.insert((package, name), outcome);
-                self.counted += 1;
+                self.results.push(format!("{line}\n"));
+                self.report.tests.insert((self.package.to_owned(), name), outcome);
             }
             Some(Line::Ended) => self.ended = true,
             None => self.fail(format!(
-                "{package}: its runner has written a line that is no result: {line}"
+                "{}: its runner has written a line that is no result: {line}",
+                self.package
             )),
         }
     }
 
-    /// A runner fails when a test of it does, which is told already.
-    fn ended(&mut self, failure: Option<String>) {
-        let Some(package) = self.packages.first().map(|package| (*package).to_owned()) else {
-            self.report.failures.extend(failure);
-            return;
-        };
-        self.packages.remove(0);
-        let failed =
-            |((of, _), outcome): (&(String, String), &Outcome)| *of == package && matches!(outcome, Outcome::Failed(_));
-        match failure {
-            Some(failure) if !self.ended || !self.report.tests.iter().any(failed) => {
-                self.fail(format!("{package}: {failure}"));
-            }
-            None if self.counted == 0 && !self.filtered => {
-                self.fail(format!("{package}: ended without having tested anything"));
-            }
-            _ => {}
-        }
-        (self.counted, self.ended) = (0, false);
-        self.announce();
+    /// The tests that are to run once more, with two CPUs.
+    fn take_postponed(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.postponed)
     }
 
-    fn announce(&mut self) {
-        if let Some(package) = self.packages.first() {
-            self.show(&format!("\n{}", terminal::stdout().bold(&format!("── {package}"))));
+    /// Another guest of the package is about to start.
+    fn goes_on(&mut self) {
+        (self.is_over, self.ended) = (false, false);
+        self.refused.clear();
+    }
+
+    /// A runner fails when a test of it does, which is told already.
+    fn ended(&mut self, failure: Option<String>) {
+        self.is_over = true;
+        let has_failed = || {
+            self.report
+                .tests
+                .values()
+                .any(|outcome| matches!(outcome, Outcome::Failed(_)))
+        };
+        match failure {
+            Some(failure) if !self.ended || !has_failed() => self.fail(format!("{}: {failure}", self.package)),
+            None if self.report.tests.is_empty() && self.postponed.is_empty() && !self.filtered => {
+                self.fail(format!("{}: ended without having tested anything", self.package));
+            }
+            _ => {}
         }
     }
 
@@ -554,38 +631,37 @@ impl<'a> Listener<'a> {
         self.report.failures.push(why);
     }
 
-    /// The report, and what has not been shown yet.
-    fn finish(mut self, end: End, file: &Path) -> (KernelReport, String) {
+    /// The report, and what has not been shown yet; `postponed` were to run at last.
+    fn finish(mut self, end: End, file: &Path, postponed: &[String]) -> (KernelReport, String) {
         for (error, modules) in std::mem::take(&mut self.refused) {
             let modules = modules.join(", ");
             self.fail(format!(
                 "the kernel has refused modules ({error}), as it does with those of another kernel: {modules}"
             ));
         }
-        match end {
-            End::Done => {
-                for package in std::mem::take(&mut self.packages) {
-                    self.fail(format!("{package}: not run"));
-                }
-                if self.filtered && self.report.tests.is_empty() && self.report.failures.is_empty() {
-                    self.fail("there is no test on the kernel of such a name".into());
-                }
+        for name in postponed {
+            if !self.report.tests.contains_key(&(self.package.to_owned(), name.clone())) {
+                self.fail(format!("{}: {name} was not run with two CPUs", self.package));
             }
+        }
+        match end {
+            End::Done if !self.is_over => self.fail(format!("{}: not run", self.package)),
+            End::Done => {}
             End::Failed { console, .. } if interrupt::happened() => drop(console),
             End::Failed { why, console } => {
-                let during = match (&self.report.release, self.packages.first()) {
-                    (None, _) => "while booting".to_owned(),
-                    (Some(_), Some(package)) => format!("during the tests of {package}"),
-                    (Some(_), None) => "at the end".to_owned(),
+                let during = match (&self.report.release, self.is_over) {
+                    (None, _) => "while booting",
+                    (Some(_), false) => "during the tests",
+                    (Some(_), true) => "at the end",
                 };
                 self.show(&format!("\nthe last lines of the console, {}:", file.display()));
                 for line in console {
                     self.show(&format!("  {line}"));
                 }
-                self.fail(format!("the guest was lost {during}: {why}"));
+                self.fail(format!("{}: the guest was lost {during}: {why}", self.package));
             }
         }
-        (self.report, self.kept)
+        (self.report, self.kept.unwrap_or_default())
     }
 }
 
@@ -594,6 +670,10 @@ pub fn conclude(reports: &[KernelReport], tests: &[&Executable]) -> ExitCode {
     let style = terminal::stdout();
     let packages: Vec<_> = tests.iter().map(|test| test.package.clone()).collect();
     println!("\n{}", report::table(reports, &packages));
+    for report in reports {
+        println!("Linux {}: {}{}", report.name, report.tally(), report.duration());
+    }
+    println!();
     for (failed, remark) in report::remarks(reports) {
         let mark = if failed { style.red("✗") } else { "–".to_owned() };
         println!("{mark} {remark}");
@@ -615,19 +695,21 @@ pub fn conclude(reports: &[KernelReport], tests: &[&Executable]) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    /// The failures beside the tests that come of what a guest with these packages says.
-    fn failures(packages: &[&str], messages: Vec<Message>, end: End) -> Vec<String> {
-        failures_of(packages, messages, end, false)
+    /// The failures beside the tests that come of what a guest with lab01's tests says.
+    fn failures(messages: Vec<Message>, end: End) -> Vec<String> {
+        failures_of(messages, end, false)
     }
 
-    fn failures_of(packages: &[&str], messages: Vec<Message>, end: End, filtered: bool) -> Vec<String> {
-        let mut listener = Listener::new("5.10", packages.iter().copied(), filtered, false);
+    fn failures_of(messages: Vec<Message>, end: End, filtered: bool) -> Vec<String> {
+        let mut listener = Listener::new("5.10", "lab01", filtered, false);
         for message in messages {
             listener.hear(message);
         }
-        listener.finish(end, Path::new("5.10.console")).0.failures
+        listener.finish(end, Path::new("5.10.console"), &[]).0.failures
     }
 
     fn result(outcome: &str) -> Message {
@@ -648,29 +730,81 @@ mod tests {
     #[test]
     fn a_runner_that_failed_with_its_tests_is_no_further_failure() {
         let messages = vec![result("failed"), all_results(), ended(FAILED)];
-        assert!(failures(&["lab01"], messages, End::Done).is_empty());
+        assert!(failures(messages, End::Done).is_empty());
     }
 
     #[test]
     fn a_runner_that_crashed_is_a_failure_though_a_test_had_failed_before() {
         let messages = vec![result("failed"), ended(FAILED)];
         let expected = ["lab01: the runner ended with exit status 101"];
-        assert_eq!(failures(&["lab01"], messages, End::Done), expected);
+        assert_eq!(failures(messages, End::Done), expected);
     }
 
     #[test]
     fn a_runner_that_tested_nothing_or_was_never_started_is_a_failure() {
-        let expected = ["lab01: ended without having tested anything", "lab02: not run"];
-        assert_eq!(failures(&["lab01", "lab02"], vec![ended(None)], End::Done), expected);
+        let tested_nothing = failures(vec![ended(None)], End::Done);
+        assert_eq!(tested_nothing, ["lab01: ended without having tested anything"]);
+        assert_eq!(failures(vec![], End::Done), ["lab01: not run"]);
+        let nothing: [&str; 0] = [];
+        assert_eq!(
+            failures_of(vec![ended(None)], End::Done, true),
+            nothing,
+            "a filter may leave all out"
+        );
     }
 
     #[test]
-    fn a_filter_may_leave_packages_out_but_not_all() {
-        let of = |messages| failures_of(&["lab01", "lab02"], messages, End::Done, true);
-        let nothing: [&str; 0] = [];
-        assert_eq!(of(vec![ended(None), result("passed"), ended(None)]), nothing);
-        let expected = ["there is no test on the kernel of such a name"];
-        assert_eq!(of(vec![ended(None), ended(None)]), expected);
+    fn a_test_that_needs_two_cpus_counts_as_it_ends_with_two_and_fails_if_it_never_did() {
+        let run = |second: Vec<Message>| {
+            let mut listener = Listener::new("5.10", "lab01", false, false);
+            for message in [result("needs_two_cpus"), all_results(), ended(None)] {
+                listener.hear(message);
+            }
+            let postponed = listener.take_postponed();
+            assert_eq!(postponed, ["a"]);
+            listener.goes_on();
+            for message in second {
+                listener.hear(message);
+            }
+            let report = listener.finish(End::Done, Path::new("5.10.console"), &postponed).0;
+            (report.tally().passed, report.failures)
+        };
+        assert_eq!(run(vec![result("passed"), all_results(), ended(None)]), (1, vec![]));
+        let (passed, failures) = run(vec![all_results(), ended(None)]);
+        assert_eq!(passed, 0);
+        assert!(
+            failures.contains(&"lab01: a was not run with two CPUs".to_owned()),
+            "{failures:?}"
+        );
+    }
+
+    #[test]
+    fn a_kernels_report_is_that_of_all_its_packages_with_the_time_from_the_first_to_the_last() {
+        let start = Instant::now();
+        let part = |package: &str, seconds: std::ops::Range<u64>, failures: &[&str]| Part {
+            report: KernelReport {
+                name: "5.10".into(),
+                release: Some("5.10.0".into()),
+                tests: [((package.to_owned(), "a".to_owned()), Outcome::Passed)].into(),
+                failures: failures.iter().map(|failure| (*failure).to_owned()).collect(),
+                took: None,
+            },
+            started: start + Duration::from_secs(seconds.start),
+            ended: start + Duration::from_secs(seconds.end),
+        };
+        let parts = [part("lab02", 0..9, &[]), part("lab01", 1..5, &["lab01: lost"])];
+        let whole = Part::join("5.10", parts.iter());
+        assert_eq!((whole.tally().passed, whole.tally().failed), (2, 1));
+        assert_eq!(whole.duration(), " in 9 s");
+        assert_eq!(whole.release.as_deref(), Some("5.10.0"));
+    }
+
+    #[test]
+    fn what_is_done_side_by_side_comes_back_in_order() {
+        let jobs: Vec<u32> = (0..20).collect();
+        let doubled = side_by_side(&jobs, |job| Ok(2 * job)).unwrap();
+        assert_eq!(doubled, jobs.iter().map(|job| 2 * job).collect::<Vec<_>>());
+        assert!(side_by_side(&jobs, |job| if *job == 7 { anyhow::bail!("no") } else { Ok(()) }).is_err());
     }
 
     #[test]
@@ -714,11 +848,11 @@ mod tests {
             release: "5.10.0".into(),
             version: "#1".into(),
         };
-        let told = |packages: &[&str], messages| failures(packages, messages, lost()).concat();
-        assert!(told(&["lab01"], vec![]).contains("while booting"));
-        assert!(told(&["lab01"], vec![booted()]).contains("during the tests of lab01"));
+        let told = |messages| failures(messages, lost()).concat();
+        assert!(told(vec![]).contains("while booting"));
+        assert!(told(vec![booted()]).contains("during the tests"));
         let tested = vec![booted(), result("passed"), ended(None)];
-        assert!(told(&["lab01"], tested).contains("at the end: it was silent"));
+        assert!(told(tested).contains("at the end: it was silent"));
     }
 
     #[test]
@@ -728,7 +862,7 @@ mod tests {
             error: "Exec format error".into(),
         };
         let messages = vec![refused("veth"), refused("tun"), result("passed"), ended(None)];
-        let failures = failures(&["lab01"], messages, End::Done);
+        let failures = failures(messages, End::Done);
         assert_eq!(failures.len(), 1);
         assert!(failures[0].ends_with("another kernel: veth, tun"), "{failures:?}");
     }

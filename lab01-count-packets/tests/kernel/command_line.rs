@@ -161,6 +161,7 @@ fn ctrl_c_and_sigterm_detach_and_end_with_a_last_report() -> Result {
                 // A capture sees a packet after XDP.
                 assert!(capture.next(PATIENCE)?.is_some());
             }
+            running.wait_until_it_catches(signal)?;
             running.signal(signal)?;
             let finished = running.wait(PATIENCE)?;
             assert_eq!(finished.status.code(), Some(0), "{signal}: {finished:#?}");

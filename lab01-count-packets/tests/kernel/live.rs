@@ -191,10 +191,8 @@ fn tagged_frames_are_counted_on_a_live_interface() -> Result {
 }
 
 fn what_several_cpus_count_at_once_adds_up() -> Result {
+    testbed::harness::needs_two_cpus();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from).min(4);
-    if cpus < 2 {
-        testbed::harness::unsupported("there is one CPU only");
-    }
     for mode in MODES {
         let link = client_and_server(LinkOptions {
             queues: cpus as u32,

@@ -12,7 +12,7 @@ use lab02_xdp_firewall_common::firewall::Verdict;
 use testbed::{
     End, LinkOptions, Result,
     bpf::{TestRun, test_run},
-    harness::unsupported,
+    harness::{needs_two_cpus, unsupported},
     packets, stay_on_cpu,
     traffic::Server,
 };
@@ -104,6 +104,7 @@ fn two_cpus_never_take_the_same_token() {
     // meet, were there no lock. The bucket is empty long before the end and never full again, so nothing is left over.
     // One emulated CPU alone, when the other is done, still sends more than the rate.
     const RUNS: u32 = 4_000_000;
+    needs_two_cpus();
     let (rate, burst) = (50_000_u32, 2_000_000_u32);
     let program = Program::with(&policy(&format!("--rate-limit {rate} --burst {burst}")));
     let frame = packets::ethernet().ipv4("10.1.2.3", "192.0.2.1").udp(1, 9).build();
@@ -133,6 +134,7 @@ fn two_cpus_never_take_the_same_token() {
 }
 
 fn packets_of_one_source_on_two_cpus_are_cut_to_the_rate() -> Result {
+    needs_two_cpus();
     // The burst is what comes in a tenth of a second: senders pause for shorter, so that the bucket is never full.
     let cases = [("native", 1000, 100), ("native", 20_000, 2000), ("generic", 5000, 500)];
     at_once(cases, |(mode, rate, burst)| {
@@ -159,6 +161,7 @@ fn packets_of_one_source_on_two_cpus_are_cut_to_the_rate() -> Result {
 }
 
 fn bytes_of_one_source_on_two_cpus_are_cut_to_the_rate() -> Result {
+    needs_two_cpus();
     // 10 Mbit/s and 40 Mbit/s as bytes a second, of packets of 1000 bytes.
     at_once(
         [("10mbit", 1_250_000, 125_000), ("40mbit", 5_000_000, 500_000)],

@@ -87,6 +87,7 @@ impl Drop for SetOnDrop<'_> {
 }
 
 fn two_hundred_reloads_under_traffic_never_mix_two_lists_or_lose_a_frame() -> Result {
+    testbed::harness::needs_two_cpus();
     // Prefixes of four addresses with gaps of other sizes between: one lies elsewhere in each list's tables.
     let every = |step: u32, count: u32| {
         let address = |index: u32| Ipv4Addr::from_bits(0x0a00_0000 + index * step * 4);

@@ -10,6 +10,7 @@ use std::{
 use lab02_xdp_firewall_common::{firewall::Reason, prefix_set::build::Prefix};
 use testbed::{
     bpf::{TestRun, test_run},
+    harness::needs_two_cpus,
     packets,
 };
 
@@ -26,6 +27,7 @@ fn every(step: u32, count: u32) -> Vec<Prefix> {
 }
 
 fn no_decision_is_made_by_half_of_a_policy() {
+    needs_two_cpus();
     // In both: 10.0.65.160 (far inside, as every third and every fourth pair) and port 53; in neither: the pair behind it
     // and port 54.
     let (mut one, mut other) = (policy("--block-port 50-53"), policy("--block-port 53 --block-port 99"));

@@ -13,6 +13,7 @@ use lab03_tc_egress_common::decide::{
 };
 use testbed::{
     bpf::{TestRun, test_run},
+    harness::needs_two_cpus,
     packets::{self, Packet},
     pcap, stay_on_cpu, walk,
 };
@@ -224,6 +225,7 @@ fn a_silent_flow_is_forgotten() {
 
 fn a_flood_of_half_open_flows_pushes_no_established_one_out() {
     const CONNECTIONS: u16 = 500;
+    needs_two_cpus();
     let program = Program::with(&stateful());
     for port in 1..=CONNECTIONS {
         program.see(Ingress, &back().tcp(port, 443).syn().build());
@@ -234,15 +236,15 @@ fn a_flood_of_half_open_flows_pushes_no_established_one_out() {
     assert_eq!(before.fill.established, u64::from(CONNECTIONS));
     assert_eq!(before.event(FlowEvent::EvictedEstablished), 0);
     // Forged sources, answered, from all CPUs at once; many more than the table of half-open flows holds.
-    let cpus = thread::available_parallelism().map_or(1, usize::from).min(2);
+    let cpus = 2;
     let floods = 20_000_u32;
     thread::scope(|scope| {
         for cpu in 0..cpus {
             let (ingress, egress) = (program.fd(Ingress), program.fd(Egress));
             scope.spawn(move || {
-                stay_on_cpu(cpu).unwrap();
-                for number in 0..floods / cpus as u32 {
-                    let forged = Ipv4Addr::from_bits(0x0a00_0000 | (cpu as u32) << 20 | number);
+                stay_on_cpu(cpu as usize).unwrap();
+                for number in 0..floods / cpus {
+                    let forged = Ipv4Addr::from_bits(0x0a00_0000 | cpu << 20 | number);
                     let syn = packets::ethernet().ipv4(forged, US).tcp(1, 443).syn().build();
                     let answer = packets::ethernet().ipv4(US, forged).tcp(443, 1).syn().ack().build();
                     test_run(ingress.as_fd(), TestRun::once(&syn)).unwrap();

@@ -26,6 +26,7 @@ use lab04_cgroup_policy_common::{
 };
 use testbed::{
     bpf::{TestRun, test_run},
+    harness::needs_two_cpus,
     packets,
 };
 
@@ -138,6 +139,7 @@ fn a_new_policy_takes_effect_whole_and_rules_keep_their_counters() {
 }
 
 fn no_packet_is_decided_by_half_of_a_policy() {
+    needs_two_cpus();
     // Each allows the packet by another rule; between them nothing would.
     let one = "{ version: 1, name: one, mode: block, defaults: { egress: deny }, match: specific, rules: [
                  { name: port, destination_ports: 53, action: allow },

@@ -23,6 +23,7 @@ use nix::sys::signal::Signal;
 use testbed::{
     Cgroup, Result,
     bpf::{TestRun, test_run},
+    harness::needs_two_cpus,
     packets, stay_on_cpu,
     traffic::Server,
 };
@@ -90,16 +91,17 @@ fn in_runtime<T>(action: impl AsyncFnOnce() -> T) -> T {
 fn the_books_balance_exactly_while_the_reader_stands_still_under_load() {
     const ROUNDS: u64 = 40;
     const RUNS: u32 = 500;
+    needs_two_cpus();
     in_runtime(async || {
         let mut watch = Watch::load(SIZES, &policy(), TELL_ALL).unwrap();
         let program = firewall(&mut watch);
-        let cpus = thread::available_parallelism().unwrap().get().min(2);
+        let cpus = 2_u64;
         let is_over = Arc::new(AtomicBool::new(false));
         let producers: Vec<_> = (0..cpus)
             .map(|cpu| {
                 let program = program.try_clone().unwrap();
                 thread::spawn(move || {
-                    stay_on_cpu(cpu).unwrap();
+                    stay_on_cpu(cpu as usize).unwrap();
                     for round in 0..ROUNDS {
                         let frame = frame(if round % 2 == 0 { 9 } else { 53 });
                         test_run(program.as_fd(), TestRun::repeated(&frame, RUNS)).unwrap();
@@ -140,7 +142,7 @@ fn the_books_balance_exactly_while_the_reader_stands_still_under_load() {
         watch.decisions.read_now(&mut each);
         let balance = watch.books.balance().unwrap();
         let line = balance.decisions;
-        assert_eq!(line.happened, ROUNDS * u64::from(RUNS) * cpus as u64);
+        assert_eq!(line.happened, ROUNDS * u64::from(RUNS) * cpus);
         assert_eq!(line.emitted + line.suppressed + line.lost, line.happened, "{line:?}");
         assert_eq!(read, line.emitted);
         assert!(line.lost > 0 && line.suppressed == 0 && drops > 0, "{line:?}");
@@ -236,6 +238,7 @@ fn limited(limit: Limit) -> Settings {
 }
 
 fn the_limit_on_records_holds_for_all_cpus_together() {
+    needs_two_cpus();
     in_runtime(async || {
         let limit = Limit {
             token_ns_scaled: 3_600_000_000_000 << 18,
@@ -244,7 +247,7 @@ fn the_limit_on_records_holds_for_all_cpus_together() {
         let mut watch = Watch::load(SIZES, &policy(), limited(limit)).unwrap();
         let program = firewall(&mut watch);
         thread::scope(|scope| {
-            for cpu in 0..thread::available_parallelism().unwrap().get().min(2) {
+            for cpu in 0..2 {
                 let program = &program;
                 scope.spawn(move || {
                     stay_on_cpu(cpu).unwrap();

@@ -16,6 +16,7 @@ use enforcer_policy::{
 use lab06_full_enforcer_common::{control, key::Hook};
 use testbed::{
     bpf::{TestRun, test_run},
+    harness::needs_two_cpus,
     packets, patience,
 };
 
@@ -44,6 +45,7 @@ fn rule(name: &str, action: Action, source: Vec<Address>, port: u16) -> Rule {
 }
 
 fn no_packet_is_decided_by_half_of_a_policy() {
+    needs_two_cpus();
     // The frame's source, 10.0.65.160, is in both lists, far inside. In one policy its rule is the first and allows, and
     // the default blocks; in the other one it is the third and blocks, and the default allows. Half of one and half of
     // the other would find the default, or another rule.

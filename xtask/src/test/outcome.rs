@@ -18,6 +18,16 @@ pub enum Outcome {
     Unsupported(String),
 }
 
+/// The reason of a test that was not run since it is about what happens between two CPUs.
+const ONE_CPU: &str = "two CPUs are needed, and there is one";
+
+impl Outcome {
+    /// Whether a machine with two CPUs would have run it.
+    pub fn needs_two_cpus(&self) -> bool {
+        matches!(self, Self::Unsupported(why) if why == ONE_CPU)
+    }
+}
+
 /// A line of the file.
 #[derive(Debug, PartialEq)]
 pub enum Line {
@@ -62,6 +72,7 @@ impl Line {
                     "failed" => Outcome::Failed(why),
                     "fell_back" => Outcome::FellBack(why),
                     "unsupported" => Outcome::Unsupported(why),
+                    "needs_two_cpus" => Outcome::Unsupported(ONE_CPU.into()),
                     _ => return None,
                 };
                 Some(Self::Test {
@@ -98,6 +109,8 @@ mod tests {
         assert_eq!(outcome(&line("failed")), Outcome::Failed("no TCX".into()));
         assert_eq!(outcome(&line("fell_back")), Outcome::FellBack("no TCX".into()));
         assert_eq!(outcome(&line("unsupported")), Outcome::Unsupported("no TCX".into()));
+        assert!(outcome(&line("needs_two_cpus")).needs_two_cpus());
+        assert!(!outcome(&line("unsupported")).needs_two_cpus());
         assert_eq!(Line::of(r#"{"ended":true}"#), Some(Line::Ended));
     }
 

@@ -40,6 +40,16 @@ pub struct Run {
     pub variables: Vec<(String, String)>,
 }
 
+impl Run {
+    /// The same with this environment variable, instead of another value of it.
+    pub fn with(&self, variable: (String, String)) -> Self {
+        let mut run = self.clone();
+        run.variables.retain(|(name, _)| *name != variable.0);
+        run.variables.push(variable);
+        run
+    }
+}
+
 /// What a guest tells.
 #[derive(Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

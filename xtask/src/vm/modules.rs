@@ -211,7 +211,8 @@ pub mod tests {
 
     /// An object file whose only section is `.modinfo`, for this machine.
     pub fn module(says: &[(&str, &str)]) -> Vec<u8> {
-        let info: String = says.iter().map(|(name, text)| format!("{name}={text}\0")).collect();
+        let says: Vec<_> = says.iter().map(|(name, text)| format!("{name}={text}\0")).collect();
+        let info = says.concat();
         let names = b"\0.modinfo\0.shstrtab\0";
         let (info_at, names_at) = (64, 64 + info.len() as u64);
         let sections_at = (names_at + names.len() as u64).next_multiple_of(8);

@@ -81,12 +81,13 @@ impl Qemu {
         let mut command = Command::new(&self.program);
         command.args(&self.args);
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
-        command.args(["-machine", "q35", "-smp", "2", "-m", "1024"]);
+        command.args(["-machine", "q35", "-m", "1024", "-smp", &machine.cpus.to_string()]);
         if kvm_works() {
             command.args(["-accel", "kvm", "-cpu", "host"]);
         } else {
-            // QEMU 7.2 cannot emulate cmpxchg16b as kernels use it (double fault), and they do well without.
-            command.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"]);
+            // QEMU 7.2 cannot emulate cmpxchg16b as kernels use it (double fault), and they do well without. Nor should
+            // they think that `rep movsb` is fast: it is emulated byte by byte.
+            command.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-erms,-fsrm"]);
         }
         command.arg("-kernel").arg(machine.image);
         command.arg("-initrd").arg(machine.initramfs);
@@ -121,6 +122,8 @@ pub struct Machine<'a> {
     pub initramfs: &'a Path,
     /// Its command line.
     pub command_line: &'a str,
+    /// How many CPUs it has.
+    pub cpus: usize,
 }
 
 /// When a guest is taken for hung.

@@ -1,6 +1,6 @@
 //! What the tests have said, by kernel, package and test.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::kernel;
 use crate::{
@@ -19,6 +19,8 @@ pub struct KernelReport {
     pub tests: Outcomes,
     /// What went wrong beside the tests, a line each.
     pub failures: Vec<String>,
+    /// How long its guests have run.
+    pub took: Option<Duration>,
 }
 
 impl KernelReport {
@@ -41,6 +43,12 @@ impl KernelReport {
             }
         }
         tally
+    }
+
+    /// How long it took, after what came of it.
+    pub fn duration(&self) -> String {
+        self.took
+            .map_or_else(String::new, |took| format!(" in {} s", took.as_secs()))
     }
 
     /// The heading of its column: what the user called it, and the release where that does not say it.

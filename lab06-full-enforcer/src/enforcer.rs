@@ -296,6 +296,7 @@ impl Kernel {
         let assigned = ids.assign(&compiled.names);
         for id in assigned.reused {
             self.counters.forget(id)?;
+            self.tables.forget(id)?;
         }
         for (rule, id) in compiled.rules.iter_mut().zip(&assigned.ids) {
             rule.id = *id;

@@ -14,7 +14,7 @@ use lab06_full_enforcer_common::{
     counters::Reason,
     decision::Decision,
     key::{Direction, Hook, Key, LOOPBACK, NO_MAC, UnknownSocket, UpperKey, mac_number},
-    table::{Field, Record, RuleMode, asks},
+    table::{Action, Field, Record, RuleMode, asks},
 };
 use serde::Serialize;
 
@@ -53,7 +53,7 @@ pub struct Query {
 /// What becomes of it, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// `allow` or `block`.
+    /// `allow`, `block` or `rate_limit`.
     pub verdict: &'static str,
     /// The rule, or `default`, or `essential`.
     pub rule: String,
@@ -63,7 +63,7 @@ pub struct Explanation {
     pub reason: String,
     /// `observe` or `block`: whether the verdict is carried out.
     pub mode: &'static str,
-    /// `pass`, `observe_drop` or `drop`.
+    /// `pass`, `observe_drop` or `drop`; of `rate_limit`, what holds below the rate.
     pub outcome: &'static str,
     /// The rules that only count it, and come before.
     pub logged_by: Vec<String>,
@@ -113,7 +113,11 @@ pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explan
     };
     let blocks = decision.blocks != 0;
     Explanation {
-        verdict: if blocks { "block" } else { "allow" },
+        verdict: match decision.rule.action {
+            action if action == Action::RateLimit as u8 => "rate_limit",
+            _ if blocks => "block",
+            _ => "allow",
+        },
         rule: match decision.reason {
             Reason::Rule => compiled.names[decision.number as usize].clone(),
             reason => reason.name().to_owned(),

@@ -146,6 +146,7 @@ pub fn explanation(explanation: &Explanation) -> Vec<String> {
     let what = match explanation.outcome {
         "drop" => "and it is dropped",
         "observe_drop" => "and it passes all the same: the mode is observe",
+        _ if explanation.verdict == "rate_limit" => "and it passes as long as the rate is not exceeded",
         _ => "and it passes",
     };
     let why = match explanation.rule.as_str() {

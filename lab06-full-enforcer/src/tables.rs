@@ -6,11 +6,12 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, Map, MapData, MapError},
 };
-use lab02_xdp_firewall::{barrier::Barrier, mapped::MappedArray};
+use lab02_xdp_firewall::{barrier::Barrier, mapped::MappedArray, tables::random};
 use lab02_xdp_firewall_common::prefix_set::tree::{NodeV4, NodeV6};
 use lab06_full_enforcer_common::{
     control::{Control, Mode},
     counters::by_rule_len,
+    limit::{self, RateLimit},
     table::{Class, Config, Group, MAX_PARTITIONS, Origin, Partition, Record, Rule, SLOTS},
 };
 use thiserror::Error;
@@ -43,13 +44,16 @@ pub struct KernelTables {
     groups: MappedArray<Group>,
     records: MappedArray<Record>,
     rules: MappedArray<Rule>,
+    limits: MappedArray<RateLimit>,
+    buckets: Array<MapData, FullBucket>,
+    bucket_key: [u64; 2],
     in_force: Control,
     barrier: Barrier,
     capacities: Capacities,
 }
 
 /// The sizes of the maps, for [`lab01_count_packets::load::load_object`].
-pub fn map_sizes(capacities: &Capacities) -> [(&'static str, u32); 8] {
+pub fn map_sizes(capacities: &Capacities) -> [(&'static str, u32); 10] {
     [
         ("NODES_V4", capacities.nodes_v4 * SLOTS),
         ("NODES_V6", capacities.nodes_v6 * SLOTS),
@@ -58,6 +62,8 @@ pub fn map_sizes(capacities: &Capacities) -> [(&'static str, u32); 8] {
         ("GROUPS", capacities.groups * SLOTS),
         ("RECORDS", capacities.records * SLOTS),
         ("RULES", capacities.rules * SLOTS),
+        ("LIMITS", capacities.limits * SLOTS),
+        ("BUCKETS", limit::of_rule(max_ids(capacities))),
         ("PACKETS_BY_RULE", by_rule_len(max_ids(capacities))),
     ]
 }
@@ -94,6 +100,9 @@ impl KernelTables {
             groups: mapped(ebpf, "GROUPS")?,
             records: mapped(ebpf, "RECORDS")?,
             rules: mapped(ebpf, "RULES")?,
+            limits: mapped(ebpf, "LIMITS")?,
+            buckets: take(ebpf, "BUCKETS")?,
+            bucket_key: [random()?, random()?],
             in_force: Control::new(0, Mode::Observe),
             barrier: Barrier::new()?,
             capacities,
@@ -121,7 +130,12 @@ impl KernelTables {
         self.groups.write(origin.group as usize, &compiled.groups);
         self.records.write(origin.record as usize, &compiled.records);
         self.rules.write(origin.rule as usize, &compiled.rules);
-        self.configs.set(slot, compiled.config.moved_to(origin), 0)?;
+        self.limits.write(origin.limit as usize, &compiled.limits);
+        let config = Config {
+            bucket_key: self.bucket_key,
+            ..compiled.config.moved_to(origin)
+        };
+        self.configs.set(slot, config, 0)?;
         let control = Control::new(slot, mode);
         self.control.store(0, control.word());
         if let Err(error) = self.barrier.wait() {
@@ -146,7 +160,13 @@ impl KernelTables {
             group: slot * of.groups,
             record: slot * of.records,
             rule: slot * of.rules,
+            limit: slot * of.limits,
         }
+    }
+
+    /// Fills the bucket of a rule's id. To be called while no policy in force has it.
+    pub fn forget(&mut self, id: u32) -> Result<(), TablesError> {
+        Ok(self.buckets.set(limit::of_rule(id), FullBucket::default(), 0)?)
     }
 
     /// Puts a mode into force, between two packets.
@@ -155,6 +175,17 @@ impl KernelTables {
         self.control.store(0, self.in_force.word());
     }
 }
+
+/// A bucket as a map holds it: its lock, whose bits the kernel keeps, and the moment at which it will be full.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct FullBucket {
+    lock: [u32; 2],
+    full_at_ns: u64,
+}
+
+// SAFETY: `#[repr(C)]`, integers without padding, any bits are valid.
+unsafe impl Pod for FullBucket {}
 
 fn mapped<T: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<MappedArray<T>, TablesError> {
     Ok(MappedArray::new(&take(ebpf, name)?)?)

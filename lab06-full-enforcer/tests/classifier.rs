@@ -74,6 +74,9 @@ fn by_tables(compiled: &Compiled, inspection: &mut Inspection, frame: &[u8], cas
         Hook::TcIngress => inspection.decide(&FromEthernet(frame), &UnknownSocket, &place, &classifier),
         Hook::CgroupEgress => inspection.decide(&FromIp(&frame[14..], ether_type), &socket, &place, &classifier),
     }
+    if inspection.is_limited() {
+        inspection.charge(frame.len() as u64, classifier);
+    }
     let name = match inspection.rule() {
         Some(rule) => compiled.names[rule.id as usize].clone(),
         None => inspection.reason().name().to_owned(),

@@ -408,7 +408,7 @@ pub enum Action {
 }
 
 /// A rate, the burst above it, and who shares them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "text::RateLimitText", into = "text::RateLimitText")]
 #[schemars(with = "text::RateLimitText")]
 pub struct RateLimit {

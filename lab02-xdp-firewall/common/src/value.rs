@@ -92,7 +92,7 @@ pub fn parse_decimal<T: FromStr>(text: &str) -> Option<T> {
 }
 
 /// A rate, of packets or of bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rate {
     /// Packets a second.
     Packets(u64),

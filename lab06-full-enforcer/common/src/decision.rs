@@ -11,6 +11,7 @@ use crate::{
     control::Mode,
     counters::{Outcome, Reason},
     key::{Direction, Essential, Hook, Key, LOOPBACK, NO_MAC, Socket, UpperKey, mac_number},
+    limit::Hashes,
     table::{Action, Kind, Rule, RuleMode, Tables},
     veil::Veil,
 };
@@ -192,7 +193,7 @@ const WITHOUT_RULE: Rule = Rule {
     id: 0,
     action: 0,
     mode: 0,
-    padding: [0; 2],
+    limit: 0,
 };
 
 /// About a packet that no rule was asked about: there is no such kind, so none counts it either.
@@ -222,6 +223,9 @@ pub struct Inspection {
     padding: u8,
     /// The number of the rule in the order of matching.
     number: u32,
+    /// Its hashes, if there are rates. Taken early: once the fields are looked up, the verifier need not tell apart any
+    /// more what stood in the headers.
+    hashes: Hashes,
     rule: Rule,
     question: Question,
 }
@@ -238,6 +242,7 @@ impl Inspection {
         mode: 0,
         padding: 0,
         number: NO_RULE,
+        hashes: Hashes { source: 0, flow: 0 },
         rule: WITHOUT_RULE,
         question: NOTHING_ASKED,
     };
@@ -268,6 +273,29 @@ impl Inspection {
             self.blocks = classifier.config.block_malformed;
         }
         // ANCHOR_END: stages
+    }
+
+    /// Whether the rule that decided lets only so much pass: then [`Inspection::charge`] says whether this packet does.
+    #[inline(always)]
+    pub fn is_limited(&self) -> bool {
+        self.rule.action == Action::RateLimit as u8
+    }
+
+    /// Takes the tokens of a packet that meets a rule with a rate; `otherwise` as for [`Inspection::bytes`]. (Returns
+    /// something: see below.)
+    #[inline(never)]
+    pub fn charge<T: Tables>(&mut self, otherwise: u64, classifier: Classifier<'_, T>) -> u32 {
+        // ANCHOR: charge
+        let Classifier { config, tables } = classifier;
+        let Some(limit) = tables.limit(config.first_limit + u32::from(self.rule.limit)) else {
+            return 0;
+        };
+        let bucket = limit.bucket(self.rule.id, self.hashes);
+        let cost_ns = limit.cost_ns(self.bytes(otherwise));
+        let is_within = tables.take_tokens(bucket, cost_ns, limit.burst_ns(cost_ns));
+        // ANCHOR_END: charge
+        self.blocks = classifier.veil().over(u64::from(!is_within)) as u8;
+        0
     }
 
     /// Why it meets its verdict.
@@ -360,7 +388,7 @@ impl Inspection {
         false
     }
 
-    /// Looks up what is known beside the headers, and keeps the number of its class where the question will have it.
+    /// Takes the packet's hashes, looks up what is known beside the headers, and keeps the number of its class where the question will have it.
     /// (Returns something: see below.)
     #[inline(never)]
     fn look_metadata_up<P: Parse, S: Socket, T: Tables>(
@@ -370,6 +398,9 @@ impl Inspection {
         interface: u32,
         classifier: &Classifier<'_, T>,
     ) -> u32 {
+        if classifier.config.has_limits != 0 {
+            self.hashes = Hashes::of(&self.headers, &self.behind, classifier.config.bucket_key);
+        }
         self.question.rest = classifier.metadata(interface, packet.source_mac(), socket);
         0
     }

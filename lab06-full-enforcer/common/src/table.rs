@@ -14,6 +14,7 @@ use lab02_xdp_firewall_common::prefix_set::tree::{NodeV4, NodeV6, Tree};
 use crate::{
     classify::{self, Probe, Question},
     key::Essential,
+    limit::RateLimit,
 };
 
 /// How many rules a policy can have. In tables, the number of a rule is below it.
@@ -44,6 +45,8 @@ pub enum Action {
     Block = 1,
     /// They are counted, and the next rule that matches decides.
     Log = 2,
+    /// They pass as long as there are tokens in the bucket.
+    RateLimit = 4,
 }
 
 /// Which mode holds for a rule.
@@ -68,8 +71,8 @@ pub struct Rule {
     pub action: u8,
     /// A [`RuleMode`].
     pub mode: u8,
-    /// Fills up to a multiple of eight bytes.
-    pub padding: [u8; 2],
+    /// The number of its rate among those of the policy, for [`Action::RateLimit`].
+    pub limit: u16,
 }
 
 const _: () = assert!(size_of::<Rule>() == 8);
@@ -325,6 +328,12 @@ pub struct Config {
     pub first_partition: u32,
     /// The index of the first rule.
     pub first_rule: u32,
+    /// The index of the first rate.
+    pub first_limit: u32,
+    /// Not 0 if there are rates.
+    pub has_limits: u32,
+    /// The key of the hash that gives sources and flows their buckets: random, so that nobody can aim at another's.
+    pub bucket_key: [u64; 2],
     /// 1 if incoming packets that no rule matches are blocked.
     pub block_ingress: u8,
     /// 1 if outgoing packets that no rule matches are blocked.
@@ -337,7 +346,8 @@ pub struct Config {
     pub slot: u32,
 }
 
-const _: () = assert!(size_of::<Config>() == 6 * 72 + size_of::<Metadata>() + 2 * Kind::COUNT * 2 * 16 + 8 + 4 * 4 + 8);
+const _: () =
+    assert!(size_of::<Config>() == 6 * 72 + size_of::<Metadata>() + 2 * Kind::COUNT * 2 * 16 + 8 + 6 * 4 + 16 + 8);
 
 /// The arrays that hold the content of all slots.
 ///
@@ -361,6 +371,11 @@ pub trait Tables {
     fn record(&self, index: u32) -> Option<&Record>;
     /// The rule at `index`; `None` beyond the array's end.
     fn rule(&self, index: u32) -> Option<Rule>;
+    /// The rate at `index`; `None` beyond the array's end.
+    fn limit(&self, index: u32) -> Option<&RateLimit>;
+    /// Takes tokens that take `cost_ns` to come from the bucket at `index`, which takes `burst_ns` to fill; false if there
+    /// are not enough.
+    fn take_tokens(&self, index: u32, cost_ns: u64, burst_ns: u64) -> bool;
 
     /// Answers a question. A program has it answered by a function that the verifier follows only once.
     #[inline(always)]
@@ -411,6 +426,8 @@ pub struct Origin {
     pub record: u32,
     /// In the array of rules.
     pub rule: u32,
+    /// In the array of rates.
+    pub limit: u32,
 }
 
 impl Config {
@@ -440,6 +457,7 @@ impl Config {
         self.first_class += origin.class;
         self.first_partition += origin.partition;
         self.first_rule += origin.rule;
+        self.first_limit += origin.limit;
         self
     }
 }

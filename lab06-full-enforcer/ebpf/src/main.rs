@@ -10,6 +10,7 @@
 use aya_ebpf::{
     bindings::TC_ACT_SHOT,
     btf_maps::{Array, PerCpuArray},
+    helpers::bpf_ktime_get_ns,
     macros::{btf_map, cgroup_skb, classifier},
     programs::{SkBuffContext, TcContext},
 };
@@ -18,6 +19,7 @@ use lab02_xdp_firewall_common::{
     prefix_set::tree::{NodeV4, NodeV6},
     transport::Malformed,
 };
+use lab02_xdp_firewall_ebpf::{SharedBucket, take_tokens};
 use lab04_cgroup_policy_ebpf::IpPacket;
 use lab06_full_enforcer_common::{
     classify::{self, Classifier, Probe, Question},
@@ -25,6 +27,7 @@ use lab06_full_enforcer_common::{
     counters::{BY_REASON, Outcome},
     decision::{FromEthernet, Inspection, Parse, Place},
     key::{Hook, Socket, UnknownSocket},
+    limit::{HASHED_BUCKETS, RateLimit},
     table::{Class, Config, Group, MAX_PARTITIONS, Partition, Record, Rule, SLOTS, Tables},
 };
 use lab06_full_enforcer_ebpf::{Counters, FromIp, InPieces, LEAST_BY_RULE, SocketOf};
@@ -59,6 +62,11 @@ static GROUPS: Array<Group, 1024, MMAPABLE> = Array::new();
 static RECORDS: Array<Record, 1024, MMAPABLE> = Array::new();
 #[btf_map]
 static RULES: Array<Rule, 1024, MMAPABLE> = Array::new();
+#[btf_map]
+static LIMITS: Array<RateLimit, 1024, MMAPABLE> = Array::new();
+/// Those that sources and flows share, and behind them one for each rule that is counted.
+#[btf_map]
+static BUCKETS: Array<SharedBucket, { HASHED_BUCKETS as usize }> = Array::new();
 #[btf_map]
 static PACKETS_BY_RULE: PerCpuArray<Counter, LEAST_BY_RULE> = PerCpuArray::new();
 
@@ -146,11 +154,14 @@ fn enforce<P: Parse, S: Socket>(
     inspection: &mut Inspection,
     packet: &P,
     socket: &S,
-    len: impl FnOnce() -> u64,
+    len: impl Fn() -> u64,
     place: &Place,
     classifier: &Classifier<'_, Maps>,
 ) -> Outcome {
     inspection.decide(packet, socket, place, classifier);
+    if inspection.is_limited() {
+        inspection.charge(len(), *classifier);
+    }
     let bytes = inspection.bytes(len());
     let (question, before) = inspection.asked();
     count_matches(
@@ -263,6 +274,18 @@ impl Tables for Maps {
     #[inline(always)]
     fn rule(&self, index: u32) -> Option<Rule> {
         RULES.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn limit(&self, index: u32) -> Option<&RateLimit> {
+        LIMITS.get(index)
+    }
+
+    #[inline(always)]
+    fn take_tokens(&self, index: u32, cost_ns: u64, burst_ns: u64) -> bool {
+        // SAFETY: a helper without arguments.
+        let now_ns = unsafe { bpf_ktime_get_ns() };
+        take_tokens(&BUCKETS, index, now_ns, cost_ns, burst_ns)
     }
 
     #[inline(always)]

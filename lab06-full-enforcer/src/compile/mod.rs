@@ -19,14 +19,18 @@ use enforcer_policy::{
     Refusal, decide,
     model::{self, Policy},
 };
-use lab02_xdp_firewall_common::prefix_set::{
-    build::Content,
-    tree::{Node, NodeV4, NodeV6, Tree},
+use lab02_xdp_firewall_common::{
+    bucket::Limit,
+    prefix_set::{
+        build::Content,
+        tree::{Node, NodeV4, NodeV6, Tree},
+    },
 };
 use lab06_full_enforcer_common::{
     classify::MAX_STEPS,
     control::Mode,
     key::{Essential, ICMP_BASE},
+    limit::{Per, RateLimit, Unit},
     table::{
         Action, Class, Config, FIELDS, Field, Group, Kind, Lookup, MAX_PARTITIONS, MAX_RULES, Metadata, NO_GROUPS,
         Partition, Partitions, Record, Rule, RuleMode, Sought, Tables,
@@ -88,6 +92,8 @@ pub struct Compiled {
     pub records: Vec<Record>,
     /// Of the array of rules, in the order of matching. Each is its own id until ids are given.
     pub rules: Vec<Rule>,
+    /// Of the array of rates.
+    pub limits: Vec<RateLimit>,
     /// The names of the rules, in the order of matching.
     pub names: Vec<String>,
     /// The mode that the policy asks for.
@@ -126,6 +132,8 @@ pub struct Capacities {
     pub records: u32,
     /// Rules.
     pub rules: u32,
+    /// Rates.
+    pub limits: u32,
 }
 
 /// The length of one of the arrays.
@@ -141,6 +149,7 @@ impl Capacities {
         groups: 65_536,
         records: 16_384,
         rules: 8192,
+        limits: 1024,
     };
 
     /// Room for twice what a policy needs, so that it can grow, and for [`Capacities::LEAST`].
@@ -155,6 +164,7 @@ impl Capacities {
             groups: room(needed.groups, Self::LEAST.groups),
             records: room(needed.records, Self::LEAST.records),
             rules: room(needed.rules, Self::LEAST.rules),
+            limits: room(needed.limits, Self::LEAST.limits),
         }
     }
 
@@ -169,13 +179,14 @@ impl Capacities {
             + bytes(self.groups, size_of::<Group>())
             + bytes(self.records, size_of::<Record>())
             + bytes(self.rules, size_of::<Rule>())
+            + bytes(self.limits, size_of::<RateLimit>())
             + size_of::<Config>() as u64
     }
 
     /// Whether there is room for a policy.
     pub fn hold(&self, compiled: &Compiled) -> Result<(), CannotEnforce> {
         let needed = compiled.needs();
-        let arrays: [(&str, Length); 7] = [
+        let arrays: [(&str, Length); 8] = [
             ("IPv4 prefixes and ports", |of| of.nodes_v4),
             ("IPv6 prefixes", |of| of.nodes_v6),
             ("prefixes and ports", |of| of.class_numbers),
@@ -183,6 +194,7 @@ impl Capacities {
             ("groups of rules", |of| of.groups),
             ("rules, taken apart,", |of| of.records),
             ("rules", |of| of.rules),
+            ("different rates", |of| of.limits),
         ];
         let causes: Vec<Refusal> = arrays
             .into_iter()
@@ -225,6 +237,7 @@ impl Compiled {
             groups: self.groups.len() as u32,
             records: self.records.len() as u32,
             rules: self.rules.len() as u32,
+            limits: self.limits.len() as u32,
         }
     }
 }
@@ -288,15 +301,11 @@ pub fn compile_for(policy: &Policy, places: Names) -> Result<Compiled, CannotEnf
 
 /// The keys of a rule that would have to be ignored, and are not: a cause each.
 fn not_enforced((index, rule): (usize, &model::Rule)) -> Vec<Refusal> {
-    let keys = [
-        ("gid", !rule.gid.is_empty()),
-        ("state", !rule.state.is_empty()),
-        ("rate_limit", matches!(rule.action, model::Action::RateLimit(_))),
-    ];
+    let keys = [("gid", !rule.gid.is_empty()), ("state", !rule.state.is_empty())];
     let keys = keys.into_iter().filter(|(_, is_there)| *is_there);
     let keys = keys.map(|(key, _)| Refusal {
         rule: Some(index),
-        key: Some(if key == "rate_limit" { "action" } else { key }),
+        key: Some(key),
         message: format!("rule {}: {key} is not enforced by this version", rule.name),
         help: format!("take the rule out, or decide without {key}"),
     });
@@ -401,6 +410,7 @@ impl<'a> Compiler<'a> {
         let first_combination = self.add_classes(Field::Metadata);
         let class_of =
             [Field::Source, Field::Destination, Field::First, Field::Second].map(|field| self.add_classes(field));
+        let (rules, limits) = self.rules_and_limits()?;
         let config = Config {
             source_v4: self.lookup_v4(source, class_of[source], 4),
             destination_v4: self.lookup_v4(destination, class_of[destination], 4),
@@ -415,6 +425,9 @@ impl<'a> Compiler<'a> {
             first_class: 0,
             first_partition: 0,
             first_rule: 0,
+            first_limit: 0,
+            has_limits: u32::from(!limits.is_empty()),
+            bucket_key: [0; 2],
             block_ingress: u8::from(!allows(self.policy.defaults.ingress)),
             block_egress: u8::from(!allows(self.policy.defaults.egress)),
             block_malformed: u8::from(self.policy.defaults.malformed == model::MalformedVerdict::Drop),
@@ -423,7 +436,8 @@ impl<'a> Compiler<'a> {
         };
         Ok(Compiled {
             config,
-            rules: self.rules.iter().zip(0..).map(|(rule, id)| record(rule, id)).collect(),
+            rules,
+            limits,
             names: self.rules.iter().map(|rule| rule.name.clone()).collect(),
             mode: mode(self.policy.mode),
             content: self.content,
@@ -436,6 +450,25 @@ impl<'a> Compiler<'a> {
             lists: self.fields.each_ref().map(Classes::lists),
             places: self.places,
         })
+    }
+
+    /// The rules, each with its place as its id, and the rates that they have.
+    fn rules_and_limits(&self) -> Result<(Vec<Rule>, Vec<RateLimit>), CannotEnforce> {
+        let mut numbers: HashMap<model::RateLimit, u16> = HashMap::new();
+        let mut limits = Vec::new();
+        let mut rules = Vec::with_capacity(self.rules.len());
+        for (rule, id) in self.rules.iter().zip(0..) {
+            let mut record = record(rule, id);
+            if let model::Action::RateLimit(limit) = rule.action {
+                let next = u16::try_from(limits.len()).map_err(|_| too_many_rates())?;
+                record.limit = *numbers.entry(limit).or_insert_with(|| {
+                    limits.push(rate_limit(&limit));
+                    next
+                });
+            }
+            rules.push(record);
+        }
+        Ok((rules, limits))
     }
 
     fn ranked(&self) -> Vec<Ranked> {
@@ -811,11 +844,36 @@ pub fn mode(mode: model::Mode) -> Mode {
     }
 }
 
+fn too_many_rates() -> CannotEnforce {
+    CannotEnforce::because(
+        format!("the policy has more than {} different rates", u16::MAX),
+        "give rules the same ones",
+    )
+}
+
+fn rate_limit(limit: &model::RateLimit) -> RateLimit {
+    let (unit, rate) = match limit.rate {
+        model::Rate::Packets(rate) => (Unit::Packets, rate),
+        model::Rate::Bytes(rate) => (Unit::Bytes, rate),
+    };
+    let per = match limit.per {
+        model::Per::Rule => Per::Rule,
+        model::Per::Source => Per::Source,
+        model::Per::Flow => Per::Flow,
+    };
+    RateLimit {
+        limit: Limit::new(rate, limit.burst),
+        unit: unit as u8,
+        per: per as u8,
+        padding: [0; 6],
+    }
+}
+
 fn record(rule: &model::Rule, id: u32) -> Rule {
     let action = match rule.action {
         model::Action::Allow => Action::Allow,
-        // What has a rate is refused before.
-        model::Action::Block | model::Action::RateLimit(_) => Action::Block,
+        model::Action::Block => Action::Block,
+        model::Action::RateLimit(_) => Action::RateLimit,
         model::Action::Log => Action::Log,
     };
     let mode = match rule.mode {
@@ -826,7 +884,7 @@ fn record(rule: &model::Rule, id: u32) -> Rule {
         id,
         action: action as u8,
         mode: mode as u8,
-        padding: [0; 2],
+        limit: 0,
     }
 }
 
@@ -865,5 +923,14 @@ impl Tables for Compiled {
 
     fn rule(&self, index: u32) -> Option<Rule> {
         self.rules.get(index as usize).copied()
+    }
+
+    fn limit(&self, index: u32) -> Option<&RateLimit> {
+        self.limits.get(index as usize)
+    }
+
+    /// Nobody sends, so there is always enough.
+    fn take_tokens(&self, _index: u32, _cost_ns: u64, _burst_ns: u64) -> bool {
+        true
     }
 }

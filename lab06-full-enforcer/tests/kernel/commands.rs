@@ -115,11 +115,6 @@ fn a_bad_policy_leaves_the_one_in_force() {
             POLICY.replace("protocol: tcp, destination_ports: [80, 443]", "state: new"),
             "rule web-in: state is not enforced by this version\n",
         ),
-        (
-            "rate.yaml",
-            POLICY.replace("allow }", "{ rate_limit: { packets: 10/s } } }"),
-            "rate_limit is not enforced by this version\n",
-        ),
         ("nested.yaml", nested_rules(), "the rules overlap in so many ways"),
         ("policy.txt", POLICY.to_owned(), "extension"),
     ] {
@@ -160,29 +155,25 @@ rules:
     direction: egress
     gid: 100
     state: new
-    action: { rate_limit: { packets: 10/s } }
+    action: allow
 ",
     );
     let file = file.to_str().unwrap();
     let told = lab.refused(&["policy", "check", file], 1);
-    for (line, pointer) in [
-        ("6 |     gid: 100", "^^^"),
-        ("7 |     state: new", "^^^^^"),
-        ("8 |     action: ", "^^^^^^"),
-    ] {
+    for (line, pointer) in [("6 |     gid: 100", "^^^"), ("7 |     state: new", "^^^^^")] {
         assert!(told.contains(line) && told.contains(pointer), "{told}");
     }
     let finished = lab.finish(&["policy", "check", file, "--json"]);
     assert_eq!(finished.status.code(), Some(1), "{finished:#?}");
     let report: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
-    assert_eq!((&report["valid"], &report["errors"]), (&false.into(), &3.into()));
+    assert_eq!((&report["valid"], &report["errors"]), (&false.into(), &2.into()));
     let places: Vec<_> = report["diagnostics"]
         .as_array()
         .unwrap()
         .iter()
         .map(|found| found["line"].clone())
         .collect();
-    assert_eq!(places, [6, 7, 8]);
+    assert_eq!(places, [6, 7]);
     // By whoever asks the daemon without the command.
     let policy = lab.file("policy.yaml", POLICY);
     let _enforcer = lab.enforce(&policy, &[]);

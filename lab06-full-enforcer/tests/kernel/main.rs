@@ -23,6 +23,7 @@ mod lab;
 mod live;
 mod metadata;
 mod program;
+mod rates;
 mod sender;
 mod senders;
 mod swap;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         live::tests,
         unseen::tests,
         metadata::tests,
+        rates::tests,
         commands::tests,
         files::tests,
     ];

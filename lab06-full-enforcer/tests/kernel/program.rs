@@ -67,6 +67,11 @@ impl Programs {
         compiled.names
     }
 
+    /// Fills the bucket of the rule that is counted by this id.
+    pub fn forget(&mut self, id: u32) {
+        self.tables.forget(id).unwrap();
+    }
+
     /// Puts a mode into force.
     pub fn set_mode(&mut self, mode: Mode) {
         self.tables.set_mode(mode);

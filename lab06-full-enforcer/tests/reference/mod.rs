@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use enforcer_policy::{
     Content, Ip, Packet, Policy, Transport,
     model::{
-        Action, Address, DefaultVerdict, Direction, Mac, MalformedVerdict, Mode, Order, Prefix, Protocol, Range, Rule,
-        RuleMode, Set,
+        Action, Address, DefaultVerdict, Direction, Mac, MalformedVerdict, Mode, Order, Per, Prefix, Protocol, Range,
+        Rate, RateLimit, Rule, RuleMode, Set,
     },
 };
 use lab01_count_packets_common::headers::Headers;
@@ -155,7 +155,13 @@ fn default(dice: &mut Dice) -> DefaultVerdict {
 
 fn rule(name: &str, dice: &mut Dice) -> Rule {
     let action = match dice.below(10) {
-        0..4 => Action::Allow,
+        0..3 => Action::Allow,
+        // So high that nothing exceeds it, which the reference takes for granted.
+        3 => Action::RateLimit(RateLimit {
+            rate: Rate::Packets(1_000_000_000),
+            burst: 1_000_000,
+            per: dice.one_of(&[Per::Rule, Per::Source, Per::Flow]),
+        }),
         4..8 => Action::Block,
         _ => Action::Log,
     };

@@ -271,7 +271,8 @@ impl Query {
                 icmp_code: if has_icmp { self.icmp.1 } else { 0 },
                 has_ports: u8::from(has_ports),
                 has_icmp: u8::from(has_icmp),
-                padding: [0; 3],
+                tcp_flags: 0,
+                padding: 0,
             },
         }
     }

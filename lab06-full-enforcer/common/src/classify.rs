@@ -8,8 +8,8 @@ use lab02_xdp_firewall_common::prefix_set::tree::KeyV6;
 use crate::{
     key::{Direction, Key, NO_MAC, Socket},
     table::{
-        Class, Config, FIELDS, Field, Lookup, MAX_LEVELS, MAX_PARTITIONS, NO_GROUPS, NUMBER_BITS, Partition,
-        Partitions, Record, Rule, Sought, Tables, asks,
+        Class, Config, Direct, FIELDS, Field, Long, Lookup, MAX_LEVELS, MAX_PARTITIONS, NO_GROUPS, NUMBER_BITS,
+        Partition, Partitions, Record, Rule, Sought, Tables, asks,
     },
     veil::Veil,
 };
@@ -94,8 +94,8 @@ impl<T: Tables> Classifier<'_, T> {
         // ANCHOR: question
         Question {
             addresses: self.source(key) << 32 | self.destination(key),
-            ports: self.number_at(&self.config.first, key.upper.first()) << 32
-                | self.number_at(&self.config.second, key.upper.second()),
+            ports: self.number_of(self.config.first, key.upper.first()) << 32
+                | self.number_of(self.config.second, key.upper.second()),
             rest: metadata << 32 | self.protocol(key) << 16 | self.about(direction, kind),
         }
         // ANCHOR_END: question
@@ -131,7 +131,7 @@ impl<T: Tables> Classifier<'_, T> {
             place += self.number_at(&about.interface, interface);
         }
         if mac != NO_MAC && about.asks & asks::MAC != 0 {
-            place += self.number_at_id(&about.mac, mac);
+            place += self.long_number(Long::Mac, of_number(mac));
         }
         if S::IS_KNOWN && about.asks & asks::UID != 0 {
             place += self.number_at(&about.uid, socket.uid());
@@ -153,9 +153,9 @@ impl<T: Tables> Classifier<'_, T> {
                 break;
             }
             let id = socket.ancestor_cgroup(level - 1);
-            let number = self.tables.cgroup_number(self.config.slot, id);
+            let number = self.long_number(Long::Cgroup, of_number(id));
             if number != 0 {
-                return u64::from(number);
+                return number;
             }
         }
         0
@@ -166,7 +166,7 @@ impl<T: Tables> Classifier<'_, T> {
         if key.ip_version == 4 {
             self.number_at(&self.config.source_v4, u32::from_be_bytes(key.source.ipv4()))
         } else {
-            self.number_at_v6(&self.config.source_v6, &key.source.ipv6())
+            self.long_number(Long::Source, KeyV6::from_octets(&key.source.ipv6()))
         }
     }
 
@@ -175,7 +175,7 @@ impl<T: Tables> Classifier<'_, T> {
         if key.ip_version == 4 {
             self.number_at(&self.config.destination_v4, u32::from_be_bytes(key.destination.ipv4()))
         } else {
-            self.number_at_v6(&self.config.destination_v6, &key.destination.ipv6())
+            self.long_number(Long::Destination, KeyV6::from_octets(&key.destination.ipv6()))
         }
     }
 
@@ -185,21 +185,19 @@ impl<T: Tables> Classifier<'_, T> {
     }
 
     #[inline(always)]
+    fn number_of(&self, direct: Direct, value: u32) -> u64 {
+        self.number(direct.first + (value & direct.mask))
+    }
+
+    #[inline(always)]
     fn number_at(&self, lookup: &Lookup, value: u32) -> u64 {
-        self.number(position(lookup, value, self.tables))
+        let position = lookup.tree.position(|index| self.tables.node_v4(index), value);
+        self.number(lookup.at(position))
     }
 
     #[inline(always)]
-    fn number_at_v6(&self, lookup: &Lookup, octets: &[u8; 16]) -> u64 {
-        self.number(position_v6(lookup, octets, self.tables))
-    }
-
-    /// Of a number too large for the trees of IPv4.
-    #[inline(always)]
-    fn number_at_id(&self, lookup: &Lookup, id: u64) -> u64 {
-        let mut octets = [0; 16];
-        octets[8..].copy_from_slice(&id.to_be_bytes());
-        self.number_at_v6(lookup, &octets)
+    fn long_number(&self, what: Long, key: KeyV6) -> u64 {
+        u64::from(self.tables.long_number(self.config.slot, what, key))
     }
 
     /// Where there is nothing, which a compiler rules out, the first class stands in.
@@ -210,36 +208,33 @@ impl<T: Tables> Classifier<'_, T> {
     }
 }
 
-/// Where there is no position.
-const NOWHERE: u32 = u32::MAX;
-
-// Not inlined, so that the verifier and the stack of 512 bytes meet them one by one and not all at once.
-
-/// The index of the number of the class of a value.
-#[inline(never)]
-fn position<T: Tables>(lookup: &Lookup, value: u32, tables: &T) -> u32 {
-    match lookup.tree.position(|index| tables.node_v4(index), value) {
-        Some(position) => lookup.first + position,
-        None => NOWHERE,
+impl Lookup {
+    /// The index of the number of the class at a position.
+    #[inline(always)]
+    fn at(&self, position: Option<u32>) -> u32 {
+        match position {
+            Some(position) => self.first + position,
+            // Where there is nothing.
+            None => u32::MAX,
+        }
     }
 }
 
-/// The index of the number of the class of an address of IPv6.
-#[inline(never)]
-fn position_v6<T: Tables>(lookup: &Lookup, octets: &[u8; 16], tables: &T) -> u32 {
-    let address = KeyV6::from_octets(octets);
-    match lookup.tree.position(|index| tables.node_v6(index), address) {
-        Some(position) => lookup.first + position,
-        None => NOWHERE,
-    }
-}
-
-/// The number of the cgroup with this id, as [`Metadata::cgroup`](crate::table::Metadata::cgroup) has it.
+/// A number as it is looked up where addresses of IPv6 are.
 #[inline(always)]
-pub fn cgroup_number<T: Tables>(tables: &T, slot: u32, id: u64) -> u32 {
+const fn of_number(number: u64) -> KeyV6 {
+    KeyV6 { high: 0, low: number }
+}
+
+/// The number of the class of what is looked up by the tree of index `what`, a [`Long`], in the policy of a slot.
+#[inline(always)]
+pub fn long_number<T: Tables>(tables: &T, slot: u32, what: u32, key: KeyV6) -> u32 {
     let Some(config) = tables.config(slot) else { return 0 };
-    let classifier = Classifier { config, tables };
-    classifier.number_at_id(&config.metadata.cgroup, id) as u32
+    let Some(lookup) = config.long.get(what as usize) else {
+        return 0;
+    };
+    let position = lookup.tree.position(|index| tables.node_v6(index), key);
+    tables.class_number(lookup.at(position)).unwrap_or(0)
 }
 
 /// The number of the first rule that decides, or [`NO_RULE`].
@@ -319,7 +314,7 @@ pub fn class_of<T: Tables>(tables: &T, question: Question, field: Field) -> &Cla
 /// As above.
 pub fn in_question<T: Tables>(tables: &T, question: Question) -> impl Iterator<Item = &Record> {
     let config = tables.config(question.slot()).expect("the slot is there");
-    let pending = view(config, question, Sought::Deciding);
+    let pending = view(config, question, Sought::Deciding).copied().unwrap_or_default();
     let first = first_partition(config, question);
     let is_pending = move |number: &u32| pending[*number as usize / 64] >> (number % 64) & 1 != 0;
     let partitions = (0..MAX_PARTITIONS as u32).filter(is_pending);
@@ -337,14 +332,12 @@ fn first_partition(config: &Config, question: Question) -> u32 {
 
 /// The partitions in which the packet's rule may be, as far as one knows before any field is looked at.
 #[inline(always)]
-fn view(config: &Config, question: Question, sought: Sought) -> Partitions {
-    let of_kind = config
-        .views
-        .get(question.direction())
-        .and_then(|kinds| kinds.get(question.kind()));
-    of_kind.map_or([0; 2], |[deciding, counting]| match sought {
-        Sought::Deciding => *deciding,
-        Sought::Counting => *counting,
+fn view(config: &Config, question: Question, sought: Sought) -> Option<&Partitions> {
+    let kinds = config.views.get(question.direction())?;
+    let [deciding, counting] = kinds.get(question.kind())?;
+    Some(match sought {
+        Sought::Deciding => deciding,
+        Sought::Counting => counting,
     })
 }
 
@@ -483,16 +476,18 @@ impl<'a> Search<'a> {
     #[inline(always)]
     fn new<T: Tables>(tables: &'a T, question: Question, sought: Sought) -> Option<Self> {
         let config = tables.config(question.slot())?;
-        let pending = view(config, question, sought);
-        if pending == [0; 2] {
-            // As in most policies for rules that only count.
-            return None;
-        }
         let mut search = Self {
             config,
             first_partition: first_partition(config, question),
-            pending,
-            probe: Probe::default(),
+            pending: *view(config, question, sought)?,
+            // To be replaced. Zeros would be written by a call of `memset`, which costs more than all of this.
+            probe: Probe {
+                partition: 0,
+                addresses: question.addresses,
+                ports: question.ports,
+                rest: question.rest,
+                member_of: question.rest,
+            },
         };
         search.look_classes_up(tables, &question)?;
         Some(search)
@@ -505,12 +500,13 @@ impl<'a> Search<'a> {
         // ANCHOR: classes
         let [source, destination, first, second, protocol, metadata] = question.class_numbers();
         let direction = question.direction();
+        let mut member_of = 0;
         let mut rank = |number: u32| {
             let class = tables.class(self.config.first_class + number)?;
             let [low, high] = class.partitions.get(direction)?;
             self.pending[0] &= low;
             self.pending[1] &= high;
-            self.probe.member_of |= class.member_of;
+            member_of |= class.member_of;
             Some(u64::from(class.rank))
         };
         let addresses = rank(source)? << 32 | rank(destination)?;
@@ -520,6 +516,7 @@ impl<'a> Search<'a> {
         self.probe.addresses = addresses;
         self.probe.ports = ports;
         self.probe.rest = rest;
+        self.probe.member_of = member_of;
         Some(())
     }
 

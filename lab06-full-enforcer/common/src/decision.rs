@@ -12,7 +12,7 @@ use crate::{
     counters::{Outcome, Reason},
     key::{Direction, Essential, Hook, Key, LOOPBACK, NO_MAC, Socket, UpperKey, mac_number},
     limit::Hashes,
-    table::{Action, Kind, Rule, RuleMode, Tables},
+    table::{Action, Kind, Rule, RuleMode, Tables, has},
     veil::Veil,
 };
 
@@ -122,6 +122,12 @@ impl<T: Tables> Classifier<'_, T> {
                 question,
             },
         }
+    }
+
+    /// Whether there is anything to be known of a packet beside its class in each field.
+    #[inline(always)]
+    fn looks_metadata_up(&self) -> bool {
+        self.config.metadata.asks != 0 || self.config.has & has::LIMITS != 0
     }
 
     /// What to ask about a packet of IP, and what holds if no rule answers.
@@ -258,11 +264,11 @@ impl Inspection {
     ) {
         self.mode = classifier.veil().over(place.mode as u64) as u8;
         // ANCHOR: stages
-        if self.read_headers(packet, classifier.veil())
-            && self.find_upper(packet, classifier.veil())
-            && self.read_transport(packet, classifier.veil())
-        {
-            self.look_metadata_up(packet, socket, place.interface, classifier);
+        if self.parse(packet, classifier.veil()) {
+            self.question.rest = 0;
+            if classifier.looks_metadata_up() {
+                self.look_metadata_up(packet, socket, place.interface, classifier);
+            }
             self.ask(place.hook.direction(), place.interface == LOOPBACK, *classifier);
             self.judge(classifier);
         } else {
@@ -350,7 +356,13 @@ impl Inspection {
         (end - self.headers.network_offset) as u64
     }
 
+    /// Reads the headers; false if they are malformed.
     #[inline(never)]
+    fn parse<P: Parse>(&mut self, packet: &P, veil: Veil) -> bool {
+        self.read_headers(packet, veil) && self.find_upper(packet, veil) && self.read_transport(packet, veil)
+    }
+
+    #[inline(always)]
     fn read_headers<P: Parse>(&mut self, packet: &P, veil: Veil) -> bool {
         match packet.headers() {
             Ok(headers) => self.headers = headers,
@@ -362,7 +374,7 @@ impl Inspection {
         true
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn find_upper<P: Parse>(&mut self, packet: &P, veil: Veil) -> bool {
         match Upper::find(packet, &self.headers) {
             Ok(upper) => self.upper = upper,
@@ -373,7 +385,7 @@ impl Inspection {
         true
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn read_transport<P: Parse>(&mut self, packet: &P, veil: Veil) -> bool {
         match Transport::read(packet, &self.headers, &self.upper) {
             Ok(transport) => self.behind = UpperKey::of(&self.upper, &transport, veil),
@@ -388,8 +400,8 @@ impl Inspection {
         false
     }
 
-    /// Takes the packet's hashes, looks up what is known beside the headers, and keeps the number of its class where the question will have it.
-    /// (Returns something: see below.)
+    /// Takes the packet's hashes, looks up what is known beside the headers, and keeps the number of its class where the
+    /// question will have it. (Returns something: see below.)
     #[inline(never)]
     fn look_metadata_up<P: Parse, S: Socket, T: Tables>(
         &mut self,
@@ -398,7 +410,7 @@ impl Inspection {
         interface: u32,
         classifier: &Classifier<'_, T>,
     ) -> u32 {
-        if classifier.config.has_limits != 0 {
+        if classifier.config.has & has::LIMITS != 0 {
             self.hashes = Hashes::of(&self.headers, &self.behind, classifier.config.bucket_key);
         }
         self.question.rest = classifier.metadata(interface, packet.source_mac(), socket);

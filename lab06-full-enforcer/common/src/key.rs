@@ -113,7 +113,10 @@ impl Socket for UnknownSocket {
 pub const ICMP_BASE: u32 = 1 << 16;
 
 /// The value of such a field for a packet that has neither.
-pub const NO_PORT: u32 = 1 << 17;
+pub const NO_PORT: u32 = ICMP_BASE + (1 << 8);
+
+/// How many values such a field can have.
+pub const PORT_VALUES: u32 = NO_PORT + 1;
 
 /// What a rule can see of a packet of IP. Every field is always set.
 #[repr(C)]
@@ -147,8 +150,10 @@ pub struct UpperKey {
     pub has_ports: u8,
     /// 1 if it has an ICMP type and code, which later fragments never do.
     pub has_icmp: u8,
+    /// The flags of TCP; else 0. No rule asks for them.
+    pub tcp_flags: u8,
     /// Fills up to a multiple of four bytes.
-    pub padding: [u8; 3],
+    pub padding: u16,
 }
 
 const _: () = assert!(size_of::<UpperKey>() == 12);
@@ -163,7 +168,8 @@ impl UpperKey {
         icmp_code: 0,
         has_ports: 0,
         has_icmp: 0,
-        padding: [0; 3],
+        tcp_flags: 0,
+        padding: 0,
     };
 
     /// What the parsers have read, put together, with every field behind a [`Veil`] that the verifier could otherwise
@@ -179,7 +185,8 @@ impl UpperKey {
             icmp_code: transport.icmp_code,
             has_ports: veil.over(u64::from(transport.has_ports)) as u8,
             has_icmp: veil.over(u64::from(has_icmp)) as u8,
-            padding: [0; 3],
+            tcp_flags: transport.tcp_flags,
+            padding: 0,
         }
     }
 

@@ -9,7 +9,7 @@
 //! The idea of the partitions is that of `PartitionSort` (Yingchareonthawornchai, Daly, Liu, Torng: A Sorted Partitioning
 //! Approach to High-speed and Fast-update `OpenFlow` Classification, ICNP 2016).
 
-use lab02_xdp_firewall_common::prefix_set::tree::{NodeV4, NodeV6, Tree};
+use lab02_xdp_firewall_common::prefix_set::tree::{KeyV6, NodeV4, NodeV6, Tree};
 
 use crate::{
     classify::{self, Probe, Question},
@@ -123,6 +123,35 @@ pub struct Lookup {
     pub first: u32,
     /// Fills up to a multiple of eight bytes.
     pub padding: u32,
+}
+
+/// How the class of a small number is found: by a table that has something for each.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Direct {
+    /// The index of what [`Tables::class_number`] says for the number 0; those of the others follow.
+    pub first: u32,
+    /// Which bits of the number count: all of them, or none if all numbers are of one class.
+    pub mask: u32,
+}
+
+/// What is looked up by a tree of IPv6 nodes: an index into [`Config::long`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Long {
+    /// The source address of IPv6.
+    Source = 0,
+    /// The destination address of IPv6.
+    Destination = 1,
+    /// The sender's MAC address, the first octet highest.
+    Mac = 2,
+    /// Ids of cgroups, of which 0 stands for those that no rule names.
+    Cgroup = 3,
+}
+
+impl Long {
+    /// How many there are.
+    pub const COUNT: usize = 4;
 }
 
 /// A set of partitions of one direction: bit `n` of word `n / 64` for partition `n`.
@@ -265,10 +294,6 @@ impl Sought {
 pub struct Metadata {
     /// Indices of interfaces.
     pub interface: Lookup,
-    /// The sender's MAC address, the first octet highest.
-    pub mac: Lookup,
-    /// Ids of cgroups, of which 0 stands for those that no rule names.
-    pub cgroup: Lookup,
     /// Users.
     pub uid: Lookup,
     /// The levels of the cgroups that rules name, the deepest one first, in a byte each and one more than the level; 0
@@ -280,7 +305,7 @@ pub struct Metadata {
     pub asks: u32,
 }
 
-const _: () = assert!(size_of::<Metadata>() == 4 * 72 + 16);
+const _: () = assert!(size_of::<Metadata>() == 2 * 72 + 16);
 
 /// Bits of [`Metadata::asks`].
 pub mod asks {
@@ -305,14 +330,12 @@ pub struct Config {
     pub source_v4: Lookup,
     /// Destination addresses of IPv4.
     pub destination_v4: Lookup,
-    /// Source addresses of IPv6.
-    pub source_v6: Lookup,
-    /// Destination addresses of IPv6.
-    pub destination_v6: Lookup,
+    /// By [`Long`].
+    pub long: [Lookup; Long::COUNT],
     /// [`Field::First`].
-    pub first: Lookup,
+    pub first: Direct,
     /// [`Field::Second`].
-    pub second: Lookup,
+    pub second: Direct,
     /// [`Field::Metadata`].
     pub metadata: Metadata,
     /// By direction, by the index of a [`Kind`] and by [`Sought`], the partitions to be searched.
@@ -330,8 +353,8 @@ pub struct Config {
     pub first_rule: u32,
     /// The index of the first rate.
     pub first_limit: u32,
-    /// Not 0 if there are rates.
-    pub has_limits: u32,
+    /// What it has at all: bits of [`has`].
+    pub has: u32,
     /// The key of the hash that gives sources and flows their buckets: random, so that nobody can aim at another's.
     pub bucket_key: [u64; 2],
     /// 1 if incoming packets that no rule matches are blocked.
@@ -347,7 +370,15 @@ pub struct Config {
 }
 
 const _: () =
-    assert!(size_of::<Config>() == 6 * 72 + size_of::<Metadata>() + 2 * Kind::COUNT * 2 * 16 + 8 + 6 * 4 + 16 + 8);
+    assert!(size_of::<Config>() == 6 * 72 + 16 + size_of::<Metadata>() + 2 * Kind::COUNT * 2 * 16 + 8 + 6 * 4 + 16 + 8);
+
+/// Bits of [`Config::has`].
+pub mod has {
+    /// Rules hold what they match to a rate.
+    pub const LIMITS: u32 = 1;
+    /// Rules only count what they match.
+    pub const COUNTING: u32 = 2;
+}
 
 /// The arrays that hold the content of all slots.
 ///
@@ -386,13 +417,13 @@ pub trait Tables {
         classify::first_match(self, question)
     }
 
-    /// Looks the id of a cgroup up. Likewise.
+    /// Looks something up in the tree of a slot. Likewise.
     #[inline(always)]
-    fn cgroup_number(&self, slot: u32, id: u64) -> u32
+    fn long_number(&self, slot: u32, what: Long, key: KeyV6) -> u32
     where
         Self: Sized,
     {
-        classify::cgroup_number(self, slot, id)
+        classify::long_number(self, slot, what as u32, key)
     }
 
     /// Asks a partition. Likewise.
@@ -437,20 +468,16 @@ impl Config {
         for lookup in [
             &mut self.source_v4,
             &mut self.destination_v4,
-            &mut self.first,
-            &mut self.second,
+            &mut self.metadata.interface,
+            &mut self.metadata.uid,
         ] {
             lookup.move_by(origin.node_v4, origin.class_number);
         }
-        for lookup in [&mut self.source_v6, &mut self.destination_v6] {
+        for lookup in &mut self.long {
             lookup.move_by(origin.node_v6, origin.class_number);
         }
-        for lookup in [&mut self.metadata.interface, &mut self.metadata.uid] {
-            lookup.move_by(origin.node_v4, origin.class_number);
-        }
-        for lookup in [&mut self.metadata.mac, &mut self.metadata.cgroup] {
-            lookup.move_by(origin.node_v6, origin.class_number);
-        }
+        self.first.first += origin.class_number;
+        self.second.first += origin.class_number;
         self.slot = origin.slot;
         self.metadata.first += origin.class_number;
         self.first_protocol += origin.class_number;

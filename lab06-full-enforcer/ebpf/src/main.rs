@@ -16,7 +16,7 @@ use aya_ebpf::{
 };
 use lab01_count_packets_common::counter::Counter;
 use lab02_xdp_firewall_common::{
-    prefix_set::tree::{NodeV4, NodeV6},
+    prefix_set::tree::{KeyV6, NodeV4, NodeV6},
     transport::Malformed,
 };
 use lab02_xdp_firewall_ebpf::{SharedBucket, take_tokens};
@@ -28,7 +28,7 @@ use lab06_full_enforcer_common::{
     decision::{FromEthernet, Inspection, Parse, Place},
     key::{Hook, Socket, UnknownSocket},
     limit::{HASHED_BUCKETS, RateLimit},
-    table::{Class, Config, Group, MAX_PARTITIONS, Partition, Record, Rule, SLOTS, Tables},
+    table::{Class, Config, Group, Long, MAX_PARTITIONS, Partition, Record, Rule, SLOTS, Tables, has},
 };
 use lab06_full_enforcer_ebpf::{Counters, FromIp, InPieces, LEAST_BY_RULE, SocketOf};
 
@@ -163,14 +163,16 @@ fn enforce<P: Parse, S: Socket>(
         inspection.charge(len(), *classifier);
     }
     let bytes = inspection.bytes(len());
-    let (question, before) = inspection.asked();
-    count_matches(
-        question.addresses,
-        question.ports,
-        question.rest,
-        u64::from(before),
-        bytes,
-    );
+    if classifier.config.has & has::COUNTING != 0 {
+        let (question, before) = inspection.asked();
+        count_matches(
+            question.addresses,
+            question.ports,
+            question.rest,
+            u64::from(before),
+            bytes,
+        );
+    }
     let outcome = inspection.outcome();
     COUNTERS.count(place.hook, inspection, outcome, bytes);
     outcome
@@ -190,11 +192,11 @@ pub extern "C" fn first_match(addresses: u64, ports: u64, rest: u64) -> u32 {
 }
 // ANCHOR_END: global
 
-/// The number of a cgroup by its id, in the policy of a slot.
+/// The number of the class of what is looked up by the tree of this index, a [`Long`], in the policy of a slot.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn cgroup_number(slot: u64, id: u64) -> u32 {
-    classify::cgroup_number(&Maps, slot as u32, id)
+pub extern "C" fn long_number(slot: u64, what: u64, high: u64, low: u64) -> u32 {
+    classify::long_number(&Maps, slot as u32, what as u32, KeyV6 { high, low })
 }
 
 /// What a partition says to a [`Probe`], by its parts.
@@ -294,8 +296,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn cgroup_number(&self, slot: u32, id: u64) -> u32 {
-        cgroup_number(u64::from(slot), id)
+    fn long_number(&self, slot: u32, what: Long, key: KeyV6) -> u32 {
+        long_number(u64::from(slot), what as u64, key.high, key.low)
     }
 
     #[inline(always)]

@@ -29,11 +29,11 @@ use lab02_xdp_firewall_common::{
 use lab06_full_enforcer_common::{
     classify::MAX_STEPS,
     control::Mode,
-    key::{Essential, ICMP_BASE},
+    key::{Essential, ICMP_BASE, PORT_VALUES},
     limit::{Per, RateLimit, Unit},
     table::{
-        Action, Class, Config, FIELDS, Field, Group, Kind, Lookup, MAX_PARTITIONS, MAX_RULES, Metadata, NO_GROUPS,
-        Partition, Partitions, Record, Rule, RuleMode, Sought, Tables,
+        Action, Class, Config, Direct, FIELDS, Field, Group, Kind, Lookup, MAX_PARTITIONS, MAX_RULES, Metadata,
+        NO_GROUPS, Partition, Partitions, Record, Rule, RuleMode, Sought, Tables, has,
     },
 };
 use serde::Serialize;
@@ -144,7 +144,7 @@ impl Capacities {
     pub const LEAST: Self = Self {
         nodes_v4: 4096,
         nodes_v6: 8192,
-        class_numbers: 4096 * NodeV4::CHILDREN + 8192 * NodeV6::CHILDREN + 256,
+        class_numbers: 4096 * NodeV4::CHILDREN + 8192 * NodeV6::CHILDREN + 2 * PORT_VALUES + 256,
         classes: 16_384,
         groups: 65_536,
         records: 16_384,
@@ -414,10 +414,14 @@ impl<'a> Compiler<'a> {
         let config = Config {
             source_v4: self.lookup_v4(source, class_of[source], 4),
             destination_v4: self.lookup_v4(destination, class_of[destination], 4),
-            source_v6: self.lookup_v6(source, class_of[source]),
-            destination_v6: self.lookup_v6(destination, class_of[destination]),
-            first: self.lookup_v4(first, class_of[first], 0),
-            second: self.lookup_v4(second, class_of[second], 0),
+            long: [
+                self.lookup_v6(source, class_of[source]),
+                self.lookup_v6(destination, class_of[destination]),
+                self.lookup_number_v6(&self.combinations.of_macs(), 0),
+                self.lookup_number_v6(&self.combinations.of_cgroups(&self.places), 0),
+            ],
+            first: self.direct(first, class_of[first]),
+            second: self.direct(second, class_of[second]),
             metadata: self.metadata(first_combination)?,
             views,
             veil: 0x5eed_5eed_5eed_5eed,
@@ -426,7 +430,7 @@ impl<'a> Compiler<'a> {
             first_partition: 0,
             first_rule: 0,
             first_limit: 0,
-            has_limits: u32::from(!limits.is_empty()),
+            has: self.has(),
             bucket_key: [0; 2],
             block_ingress: u8::from(!allows(self.policy.defaults.ingress)),
             block_egress: u8::from(!allows(self.policy.defaults.egress)),
@@ -675,20 +679,40 @@ impl<'a> Compiler<'a> {
 
     /// The number of the class of each of so many values, from 0 on; the index of the first one.
     fn numbers(&mut self, field: usize, first_class: u32, values: u32) -> u32 {
-        let first = self.class_numbers.len() as u32;
+        let first = self.class_numbers.len();
         let begins = of_family(&self.fields[field], 0);
-        for value in 0..values {
-            let place = begins.partition_point(|(begin, _)| *begin <= u128::from(value)) - 1;
-            self.class_numbers.push(first_class + begins[place].1);
+        let ends = begins.iter().skip(1).map(|(begin, _)| *begin as u32).chain([values]);
+        for ((_, class), end) in begins.iter().zip(ends) {
+            self.class_numbers
+                .resize(first + end.min(values) as usize, first_class + class);
         }
-        first
+        first as u32
+    }
+
+    /// The same for the values of a field that has ports.
+    fn direct(&mut self, field: usize, first_class: u32) -> Direct {
+        let is_one = of_family(&self.fields[field], 0).len() == 1;
+        let (values, mask) = if is_one { (1, 0) } else { (PORT_VALUES, u32::MAX) };
+        Direct {
+            first: self.numbers(field, first_class, values),
+            mask,
+        }
+    }
+
+    /// See [`Config::has`].
+    fn has(&self) -> u32 {
+        let is_there = |is_it: fn(&model::Action) -> bool| self.rules.iter().any(|rule| is_it(&rule.action));
+        let limits = is_there(|action| matches!(action, model::Action::RateLimit(_)));
+        let counting = is_there(|action| *action == model::Action::Log);
+        [(limits, has::LIMITS), (counting, has::COUNTING)]
+            .into_iter()
+            .filter_map(|(is_there, bit)| is_there.then_some(bit))
+            .sum()
     }
 
     fn metadata(&mut self, first_class: u32) -> Result<Metadata, CannotEnforce> {
         Ok(Metadata {
             interface: self.lookup_number_v4(&self.combinations.of_interfaces(&self.places), 0),
-            mac: self.lookup_number_v6(&self.combinations.of_macs(), 0),
-            cgroup: self.lookup_number_v6(&self.combinations.of_cgroups(&self.places), 0),
             uid: self.lookup_number_v4(&self.combinations.of_uids(), 0),
             levels: metadata::levels(&self.places)?,
             first: self.numbers(Field::Metadata as usize, first_class, self.combinations.count()),

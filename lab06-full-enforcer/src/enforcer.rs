@@ -69,14 +69,14 @@ pub enum EnforcerError {
 /// Where the enforcer looks at packets, and what holds from the start.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The interfaces at whose TC ingress packets are decided about; `None` for every one but `lo`.
+    /// The interfaces at whose TC hooks packets are decided about; `None` for every one but `lo`.
     pub interfaces: Option<Vec<String>>,
-    /// Whether packets that come in are decided about at all.
-    pub ingress: bool,
+    /// Whether it is attached to TC: to what comes in, and to what leaves and was not decided about in the cgroup.
+    pub tc: bool,
     /// The cgroup whose sockets' packets are decided about; `None` for the root of cgroup v2.
     pub cgroup: Option<String>,
-    /// Whether packets that go out are decided about at all.
-    pub egress: bool,
+    /// Whether it is attached to the cgroup. If not, TC decides about all that leaves.
+    pub by_cgroup: bool,
     /// The mode, whatever policies and commands say.
     pub mode: Option<Mode>,
 }
@@ -127,7 +127,7 @@ impl Enforcer {
         let compiled = compile::compile_for(&policy, Names::on_this_host(&policy))?;
         let capacities = Capacities::around(&compiled);
         let places = Places::find(options)?;
-        let mut ebpf = load_programs(&capacities)?;
+        let mut ebpf = load_programs(&capacities, options)?;
         let mut kernel = Kernel {
             tables: KernelTables::take(&mut ebpf, capacities)?,
             counters: Counters::take(&mut ebpf)?,
@@ -330,7 +330,7 @@ struct Places {
 impl Places {
     fn find(options: &Options) -> Result<Self, EnforcerError> {
         let names = match &options.interfaces {
-            _ if !options.ingress => Vec::new(),
+            _ if !options.tc => Vec::new(),
             Some(named) => named.clone(),
             None => interface::names().into_iter().filter(|name| name != "lo").collect(),
         };
@@ -338,7 +338,7 @@ impl Places {
             .iter()
             .map(|name| Interface::find(name))
             .collect::<Result<_, _>>()?;
-        let cgroup = if options.egress {
+        let cgroup = if options.by_cgroup {
             let hierarchy = Hierarchy::find()?;
             let name = options.cgroup.as_deref().unwrap_or("/");
             Some(hierarchy.open(name.as_ref())?)
@@ -352,39 +352,64 @@ impl Places {
 /// The hooks that [`Enforcer::start`] would attach to, each with the interface or the cgroup's folder. Changes nothing.
 pub fn places(options: &Options) -> Result<Vec<(&'static str, String)>, EnforcerError> {
     let places = Places::find(options)?;
-    let interfaces = places.interfaces.into_iter();
-    let interfaces = interfaces.map(|interface| (key::Hook::TcIngress.name(), interface.name));
+    let interfaces = places.interfaces.iter();
+    let interfaces =
+        interfaces.flat_map(|interface| TC_PROGRAMS.map(|program| (program.hook.name(), interface.name.clone())));
     let cgroup = places.cgroup.iter();
     let cgroup = cgroup.map(|cgroup| (key::Hook::CgroupEgress.name(), cgroup.path().display().to_string()));
     Ok(interfaces.chain(cgroup).collect())
 }
 
-fn load_programs(capacities: &Capacities) -> Result<Ebpf, LoadError> {
-    let mut ebpf = load::load_object(OBJECT, &map_sizes(capacities))?;
-    let ingress: &mut SchedClassifier = load::program(&mut ebpf, INGRESS, "TC")?;
-    ingress.load().map_err(|error| load::explain_program(INGRESS, error))?;
+fn load_programs(capacities: &Capacities, options: &Options) -> Result<Ebpf, LoadError> {
+    let globals = [("CGROUP_DECIDES", u8::from(options.by_cgroup))];
+    let mut ebpf = load::load_object_with(OBJECT, &map_sizes(capacities), &globals)?;
+    for TcProgram { name, .. } in TC_PROGRAMS {
+        let program: &mut SchedClassifier = load::program(&mut ebpf, name, "TC")?;
+        program.load().map_err(|error| load::explain_program(name, error))?;
+    }
     let egress: &mut CgroupSkb = load::program(&mut ebpf, EGRESS, "cgroup_skb")?;
     egress.load().map_err(|error| load::explain_program(EGRESS, error))?;
     Ok(ebpf)
 }
 
-/// The programs of the object.
-const INGRESS: &str = "enforce_ingress";
+/// A program of the object that is attached to interfaces.
+struct TcProgram {
+    name: &'static str,
+    hook: key::Hook,
+    direction: Direction,
+}
+
+const TC_PROGRAMS: [TcProgram; 2] = [
+    TcProgram {
+        name: "enforce_ingress",
+        hook: key::Hook::TcIngress,
+        direction: Direction::Ingress,
+    },
+    TcProgram {
+        name: "enforce_leaving",
+        hook: key::Hook::TcEgress,
+        direction: Direction::Egress,
+    },
+];
+
+/// The program that is attached to the cgroup.
 const EGRESS: &str = "enforce_egress";
 
 impl Attached {
     fn to(places: &Places, ebpf: &mut Ebpf) -> Result<Self, EnforcerError> {
         let (mut tc, mut hooks) = (Vec::new(), Vec::new());
         for interface in &places.interfaces {
-            let program: &mut SchedClassifier = load::program(ebpf, INGRESS, "TC")?;
             let mut attached = TcHooks::open(interface, TcAttach::Auto)?;
-            orphans::remove(interface, INGRESS)?;
-            attached.attach(program, Direction::Ingress)?;
-            hooks.push(HookStatus {
-                hook: key::Hook::TcIngress.name().into(),
-                at: interface.name.clone(),
-                attached_by: attached.way().to_string(),
-            });
+            for TcProgram { name, hook, direction } in TC_PROGRAMS {
+                let program: &mut SchedClassifier = load::program(ebpf, name, "TC")?;
+                orphans::remove(interface, direction, name)?;
+                attached.attach(program, direction)?;
+                hooks.push(HookStatus {
+                    hook: hook.name().into(),
+                    at: interface.name.clone(),
+                    attached_by: attached.way().to_string(),
+                });
+            }
             tc.push(attached);
         }
         let mut link = None;

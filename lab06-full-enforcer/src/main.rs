@@ -26,7 +26,10 @@ use lab06_full_enforcer::{
     report,
     server::Server,
 };
-use lab06_full_enforcer_common::{control::Mode, key::Direction};
+use lab06_full_enforcer_common::{
+    control::Mode,
+    key::{Direction, Hook},
+};
 use serde::Serialize;
 
 /// Enforces one policy for all that a host receives and sends.
@@ -89,7 +92,7 @@ struct RunOptions {
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
 
-    /// An interface whose incoming packets are decided about. Can be given several times; without, every one but lo.
+    /// An interface whose packets are decided about. Can be given several times; without, every one but lo.
     #[arg(short, long, value_name = "IF", conflicts_with = "no_tc")]
     iface: Vec<String>,
 
@@ -110,11 +113,12 @@ struct RunOptions {
     #[arg(long)]
     dry_run: bool,
 
-    /// Do not decide about incoming packets.
+    /// Do not attach to interfaces: nothing that comes in is decided about, and of what goes out only what sockets send.
     #[arg(long)]
     no_tc: bool,
 
-    /// Do not decide about outgoing packets.
+    /// Do not attach to a cgroup: what goes out is decided about at the interfaces, where nobody knows whose it is, so that
+    /// rules that name a cgroup or a user match nothing.
     #[arg(long, visible_alias = "no-cg")]
     no_cgroup: bool,
 
@@ -302,9 +306,9 @@ impl RunOptions {
     fn places(&self) -> enforcer::Options {
         enforcer::Options {
             interfaces: (!self.iface.is_empty()).then(|| self.iface.clone()),
-            ingress: !self.no_tc,
+            tc: !self.no_tc,
             cgroup: self.cgroup.clone(),
-            egress: !self.no_cgroup,
+            by_cgroup: !self.no_cgroup,
             mode: match (self.observe, self.block) {
                 (true, _) => Some(Mode::Observe),
                 (_, true) => Some(Mode::Block),
@@ -348,12 +352,12 @@ fn tell(enforcer: &Enforcer, options: &RunOptions, socket: &Path) -> Result<()> 
         log::warn!("{line}");
     }
     if options.no_tc {
-        log::warn!("--no-tc: nothing that comes in is decided about");
-    } else if !status.hooks.iter().any(|hook| hook.hook == "tc-ingress") {
+        log::warn!("--no-tc: nothing that comes in is decided about, and of what goes out only what sockets send");
+    } else if !status.hooks.iter().any(|hook| hook.hook == Hook::TcIngress.name()) {
         log::warn!("there is no interface but lo: nothing that comes in is decided about");
     }
     if options.no_cgroup {
-        log::warn!("--no-cgroup: nothing that goes out is decided about");
+        log::warn!("--no-cgroup: nobody knows who sends, so rules that name a cgroup or a user match nothing");
     }
     log::info!(
         "listening on {}; Ctrl-C stops, and detaches everything",

@@ -6,10 +6,10 @@ use aya::programs::{TcAttachType, tc};
 use lab01_count_packets::interface::Interface;
 use lab03_tc_egress::attach::{Direction, TcAttachError, Way, programs_on};
 
-/// Removes the filters of this name from the TC ingress of an interface, if no process holds their programs any more.
-pub fn remove(interface: &Interface, name: &str) -> Result<(), TcAttachError> {
+/// Removes the filters of this name from one of an interface's hooks, if no process holds their programs any more.
+pub fn remove(interface: &Interface, direction: Direction, name: &str) -> Result<(), TcAttachError> {
     let filters = programs_on(interface)?.into_iter().filter(|on_hook| {
-        on_hook.way == Way::Clsact && on_hook.direction == Direction::Ingress && on_hook.name.as_deref() == Some(name)
+        on_hook.way == Way::Clsact && on_hook.direction == direction && on_hook.name.as_deref() == Some(name)
     });
     let ids: BTreeSet<u32> = filters.filter_map(|filter| filter.program_id).collect();
     if ids.is_empty() {
@@ -22,7 +22,11 @@ pub fn remove(interface: &Interface, name: &str) -> Result<(), TcAttachError> {
         );
         return Ok(());
     }
-    match tc::qdisc_detach_program(&interface.name, TcAttachType::Ingress, name) {
+    let hook = match direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
+    };
+    match tc::qdisc_detach_program(&interface.name, hook, name) {
         Ok(()) => log::info!("removed from {} what a killed enforcer had left there", interface.name),
         Err(error) => log::warn!(
             "what a killed enforcer has left at {} cannot be removed, and goes on enforcing: {error}; \

@@ -71,7 +71,9 @@ fn by_tables(compiled: &Compiled, inspection: &mut Inspection, frame: &[u8], cas
     };
     let ether_type = u16::from_be_bytes([frame[12], frame[13]]);
     match case.hook {
-        Hook::TcIngress => inspection.decide(&FromEthernet(frame), &UnknownSocket, &place, &classifier),
+        Hook::TcIngress | Hook::TcEgress => {
+            inspection.decide(&FromEthernet(frame), &UnknownSocket, &place, &classifier);
+        }
         Hook::CgroupEgress => inspection.decide(&FromIp(&frame[14..], ether_type), &socket, &place, &classifier),
     }
     if inspection.is_limited() {
@@ -101,6 +103,7 @@ fn by_reference(policy: &Policy, frame: &[u8], case: Case) -> Decided {
         uid: Some(case.uid),
         gid: None,
     };
+    let identity = reference::known_at(case.hook, identity);
     let decision = decide(policy, &packet, &Flow::New, &identity);
     let outcome = match decision.outcome(true) {
         enforcer_policy::Outcome::Pass => Outcome::Passed,

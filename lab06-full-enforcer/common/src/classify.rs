@@ -133,6 +133,9 @@ impl<T: Tables> Classifier<'_, T> {
         if mac != NO_MAC && about.asks & asks::MAC != 0 {
             place += self.long_number(Long::Mac, of_number(mac));
         }
+        if !S::IS_KNOWN {
+            place += about.unknown_socket;
+        }
         if S::IS_KNOWN && about.asks & asks::UID != 0 {
             place += self.number_at(&about.uid, socket.uid());
         }

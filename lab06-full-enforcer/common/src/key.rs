@@ -33,25 +33,27 @@ pub enum Hook {
     TcIngress = 0,
     /// `cgroup_skb` egress: what sockets send, from its IP header on.
     CgroupEgress = 1,
+    /// TC egress of an interface: what leaves by it and was not decided about in the cgroup, from its Ethernet header on.
+    TcEgress = 2,
 }
 
 impl Hook {
     /// How many there are.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 3;
 
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; Self::COUNT as usize] = [Self::TcIngress, Self::CgroupEgress];
+    pub const ALL: [Self; Self::COUNT as usize] = [Self::TcIngress, Self::CgroupEgress, Self::TcEgress];
 
     /// Which way packets go there.
     #[inline(always)]
     pub const fn direction(self) -> Direction {
         match self {
             Self::TcIngress => Direction::Ingress,
-            Self::CgroupEgress => Direction::Egress,
+            Self::CgroupEgress | Self::TcEgress => Direction::Egress,
         }
     }
 
-    /// Which hook decides about packets of this direction.
+    /// Which hook decides about a socket's packets of this direction.
     pub const fn for_direction(direction: Direction) -> Self {
         match direction {
             Direction::Ingress => Self::TcIngress,
@@ -64,6 +66,7 @@ impl Hook {
         match self {
             Self::TcIngress => "tc-ingress",
             Self::CgroupEgress => "cgroup-egress",
+            Self::TcEgress => "tc-egress",
         }
     }
 }

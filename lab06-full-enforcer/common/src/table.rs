@@ -303,9 +303,11 @@ pub struct Metadata {
     pub first: u32,
     /// What rules ask for at all: bits of [`asks`].
     pub asks: u32,
+    /// The number of a cgroup and a user together where no socket is known: no rule that names either is content with it.
+    pub unknown_socket: u64,
 }
 
-const _: () = assert!(size_of::<Metadata>() == 2 * 72 + 16);
+const _: () = assert!(size_of::<Metadata>() == 2 * 72 + 24);
 
 /// Bits of [`Metadata::asks`].
 pub mod asks {

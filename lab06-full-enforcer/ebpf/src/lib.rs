@@ -8,7 +8,7 @@ use core::hint::black_box;
 
 use aya_ebpf::{
     btf_maps::PerCpuArray,
-    helpers::generated::{bpf_get_socket_uid, bpf_skb_ancestor_cgroup_id},
+    helpers::generated::{bpf_get_socket_uid, bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id},
     programs::{SkBuffContext, TcContext},
 };
 use lab01_count_packets_common::{
@@ -25,6 +25,7 @@ use lab06_full_enforcer_common::{
     counters::{self, BY_REASON, Outcome},
     decision::{Inspection, Parse},
     key::{Hook, Socket},
+    sender::Sender,
     table::Tables,
 };
 
@@ -72,6 +73,21 @@ impl Packet for InPieces<'_> {
 
 /// `MAX_TRANSPORT_OFFSET` of lab02's parser, all bits of which are set.
 const MAX_HEADER_OFFSET: usize = 0x7fff;
+
+/// Who sends the packet of a TC program.
+#[inline(always)]
+pub fn sender(ctx: &TcContext) -> Sender {
+    // SAFETY: the context is the kernel's, and a TC program may read this field.
+    let socket = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return Sender::Nobody;
+    }
+    // SAFETY: it is there, and these two fields can be read of any socket.
+    let (family, state) = unsafe { ((*socket).family, (*socket).state) };
+    // SAFETY: as above.
+    let is_full = unsafe { !bpf_sk_fullsock(socket).is_null() };
+    Sender::of_socket(family, state, is_full)
+}
 
 /// The packet of a `cgroup_skb` program, which begins with its IP header.
 pub struct FromIp<'a>(pub IpPacket<'a>);

@@ -1,5 +1,5 @@
-//! The enforcer's programs: what comes in is decided at TC ingress, what sockets send at `cgroup_skb` egress, by the same
-//! tables.
+//! The enforcer's programs: what comes in is decided at TC ingress, what sockets send at `cgroup_skb` egress, and what else
+//! leaves at TC egress, all by the same tables.
 
 #![no_std]
 #![no_main]
@@ -30,7 +30,7 @@ use lab06_full_enforcer_common::{
     limit::{HASHED_BUCKETS, RateLimit},
     table::{Class, Config, Group, Long, MAX_PARTITIONS, Partition, Record, Rule, SLOTS, Tables, has},
 };
-use lab06_full_enforcer_ebpf::{Counters, FromIp, InPieces, LEAST_BY_RULE, SocketOf};
+use lab06_full_enforcer_ebpf::{Counters, FromIp, InPieces, LEAST_BY_RULE, SocketOf, sender};
 
 /// `BPF_F_MMAPABLE`: user space writes these arrays through its own memory, Linux 5.5.
 const MMAPABLE: usize = 1 << 10;
@@ -76,7 +76,11 @@ static PACKETS_BY_REASON: PerCpuArray<Counter, { BY_REASON as usize }> = PerCpuA
 static PACKETS_MALFORMED: PerCpuArray<Counter, { Malformed::COUNT as usize }> = PerCpuArray::new();
 // ANCHOR_END: maps
 
-/// The frame in hand at TC ingress, which runs in a softirq, so one at a time on a CPU.
+/// 1 if `cgroup_skb` egress decides about what sockets send, so that TC egress is left the rest. Set by the loader.
+#[unsafe(no_mangle)]
+static CGROUP_DECIDES: u8 = 0;
+
+/// The frame in hand at TC, where softirqs are disabled or this is one, so that there is one at a time on a CPU.
 #[btf_map]
 static INSPECTION: PerCpuArray<Inspection, 1> = PerCpuArray::new();
 
@@ -84,23 +88,16 @@ static INSPECTION: PerCpuArray<Inspection, 1> = PerCpuArray::new();
 /// Decides about a frame that comes in.
 #[classifier]
 pub fn enforce_ingress(ctx: TcContext) -> i32 {
-    let (Some((control, classifier)), Some(inspection)) = (in_force(), INSPECTION.get_ptr_mut(0)) else {
+    at_interface(&ctx, Hook::TcIngress)
+}
+
+/// Decides about a frame that leaves, unless that was done in the cgroup.
+#[classifier]
+pub fn enforce_leaving(ctx: TcContext) -> i32 {
+    if cgroup_decides() && sender(&ctx).is_decided_in_cgroup() {
         return NEXT;
-    };
-    // SAFETY: the value is this CPU's own, and no other ingress program interrupts this one on the same CPU.
-    let inspection = unsafe { &mut *inspection };
-    let frame = InPieces::of(&ctx);
-    let place = Place {
-        hook: Hook::TcIngress,
-        // SAFETY: the context is valid for as long as the program runs, and this field may be read.
-        interface: unsafe { (*ctx.skb.skb).ifindex },
-        mode: control.mode(),
-    };
-    let (packet, socket) = (FromEthernet(&frame), UnknownSocket);
-    match enforce(inspection, &packet, &socket, || frame.bytes(), &place, &classifier) {
-        Outcome::Passed | Outcome::Observed => NEXT,
-        Outcome::Dropped => TC_ACT_SHOT,
     }
+    at_interface(&ctx, Hook::TcEgress)
 }
 
 /// Decides about a packet that a socket sends.
@@ -131,6 +128,34 @@ pub fn enforce_egress(ctx: SkBuffContext) -> i32 {
     }
 }
 // ANCHOR_END: entry
+
+/// Decides about a frame at TC, where nobody knows yet, or any more, whose socket it is of.
+#[inline(always)]
+fn at_interface(ctx: &TcContext, hook: Hook) -> i32 {
+    let (Some((control, classifier)), Some(inspection)) = (in_force(), INSPECTION.get_ptr_mut(0)) else {
+        return NEXT;
+    };
+    // SAFETY: the value is this CPU's own, and no other program at TC interrupts this one on the same CPU.
+    let inspection = unsafe { &mut *inspection };
+    let frame = InPieces::of(ctx);
+    let place = Place {
+        hook,
+        // SAFETY: the context is valid for as long as the program runs, and this field may be read.
+        interface: unsafe { (*ctx.skb.skb).ifindex },
+        mode: control.mode(),
+    };
+    let (packet, socket) = (FromEthernet(&frame), UnknownSocket);
+    match enforce(inspection, &packet, &socket, || frame.bytes(), &place, &classifier) {
+        Outcome::Passed | Outcome::Observed => NEXT,
+        Outcome::Dropped => TC_ACT_SHOT,
+    }
+}
+
+#[inline(always)]
+fn cgroup_decides() -> bool {
+    // SAFETY: the static is there; volatile, as the loader changes it.
+    unsafe { core::ptr::read_volatile(&raw const CGROUP_DECIDES) != 0 }
+}
 
 /// `TC_ACT_UNSPEC`, which is `TCX_NEXT`: the programs behind decide, and if there is none, the frame passes.
 const NEXT: i32 = -1;

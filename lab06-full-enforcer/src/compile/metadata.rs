@@ -35,6 +35,8 @@ pub struct Combinations<'a> {
     cgroups: Vec<Vec<&'a str>>,
     /// The lowest user of each interval; the first one has the number 0.
     uids: Vec<u32>,
+    /// Whether a rule names a user at all.
+    names_users: bool,
     /// By dimension.
     strides: [u32; DIMENSIONS],
     /// The dimensions, the one with the largest stride first.
@@ -78,6 +80,7 @@ impl<'a> Combinations<'a> {
             macs: macs.into_iter().collect(),
             cgroups: cgroups.into_iter().collect(),
             uids: uids.into_iter().collect(),
+            names_users: rules().any(|rule| !rule.uid.is_empty()),
             strides: [1; DIMENSIONS],
             by_stride: [INTERFACE, MAC, CGROUP, UID],
             wanted: HashMap::new(),
@@ -88,13 +91,22 @@ impl<'a> Combinations<'a> {
         Ok(result)
     }
 
+    /// Behind the numbers of cgroups and of users, where rules name any, there is one for a socket that is not known.
     fn counts(&self) -> [u32; DIMENSIONS] {
         [
             self.interfaces.len() as u32 + 1,
             self.macs.len() as u32 + 1,
-            self.cgroups.len() as u32 + 1,
-            self.uids.len() as u32,
+            self.cgroups.len() as u32 + 1 + u32::from(!self.cgroups.is_empty()),
+            self.uids.len() as u32 + u32::from(self.names_users),
         ]
+    }
+
+    /// The sum of those two numbers, each times its stride.
+    pub fn unknown_socket(&self) -> u32 {
+        let counts = self.counts();
+        let of_cgroup = if self.cgroups.is_empty() { 0 } else { counts[CGROUP] - 1 };
+        let of_user = if self.names_users { counts[UID] - 1 } else { 0 };
+        of_cgroup * self.strides[CGROUP] + of_user * self.strides[UID]
     }
 
     fn set_strides(&mut self) -> Result<(), CannotEnforce> {

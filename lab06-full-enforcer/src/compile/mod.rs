@@ -717,6 +717,7 @@ impl<'a> Compiler<'a> {
             levels: metadata::levels(&self.places)?,
             first: self.numbers(Field::Metadata as usize, first_class, self.combinations.count()),
             asks: self.combinations.asks(),
+            unknown_socket: u64::from(self.combinations.unknown_socket()),
         })
     }
 }

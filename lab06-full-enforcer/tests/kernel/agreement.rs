@@ -17,6 +17,7 @@ use crate::{
 testbed::listed_tests![
     twenty_thousand_frames_that_come_in_are_decided_as_by_the_reference,
     twenty_thousand_packets_that_go_out_are_decided_as_by_the_reference,
+    twenty_thousand_frames_that_leave_are_decided_as_by_the_reference,
     two_thousand_rules_of_each_shape_decide_as_by_the_reference,
     every_packet_is_counted_with_the_length_of_its_ip_packet,
 ];
@@ -27,6 +28,10 @@ fn twenty_thousand_frames_that_come_in_are_decided_as_by_the_reference() {
 
 fn twenty_thousand_packets_that_go_out_are_decided_as_by_the_reference() {
     compare(Hook::CgroupEgress, 2);
+}
+
+fn twenty_thousand_frames_that_leave_are_decided_as_by_the_reference() {
+    compare(Hook::TcEgress, 4);
 }
 
 /// By name, what has passed, was observed, was dropped.
@@ -62,7 +67,7 @@ fn compare(hook: Hook, seed: u64) {
                 } else {
                     "eth0"
                 };
-                let outcome = expect(&policy, &reference::packet(&frame, hook, name), &mut expected);
+                let outcome = expect(&policy, &frame, hook, name, &mut expected);
                 let interface = places.interface(name);
                 assert_eq!(
                     programs.lets_pass(hook, &frame, interface),
@@ -107,7 +112,7 @@ fn two_thousand_rules_of_each_shape_decide_as_by_the_reference() {
                 let mut expected = before.clone();
                 for _ in 0..FRAMES {
                     let frame = shapes::frame(&policy, &mut dice);
-                    let outcome = expect(&policy, &reference::packet(&frame, hook, "eth0"), &mut expected);
+                    let outcome = expect(&policy, &frame, hook, "eth0", &mut expected);
                     let passes = programs.lets_pass(hook, &frame, interface);
                     assert_eq!(passes, outcome != Outcome::Drop, "{shape:?} {hook:?} {frame:02x?}");
                 }
@@ -138,12 +143,13 @@ fn frame(dice: &mut Dice) -> Vec<u8> {
 }
 
 /// Adds a decision of the reference to the counts.
-fn expect(policy: &Policy, packet: &enforcer_policy::Packet, counts: &mut Counts) -> Outcome {
+fn expect(policy: &Policy, frame: &[u8], hook: Hook, interface: &str, counts: &mut Counts) -> Outcome {
+    let packet = reference::packet(frame, hook, interface);
     let root = Identity {
         uid: Some(0),
         ..Identity::UNKNOWN
     };
-    let decision = decide(policy, packet, &Flow::New, &root);
+    let decision = decide(policy, &packet, &Flow::New, &reference::known_at(hook, root));
     let outcome = decision.outcome(true);
     let place = match outcome {
         Outcome::Pass => 0,

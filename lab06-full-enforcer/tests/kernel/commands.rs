@@ -55,6 +55,10 @@ fn status_tells_policy_mode_and_hooks() {
     let folder = lab.cgroup.path().display().to_string();
     assert_eq!(
         (&hooks[1]["hook"], &hooks[1]["at"]),
+        (&"tc-egress".into(), &"eth0".into())
+    );
+    assert_eq!(
+        (&hooks[2]["hook"], &hooks[2]["at"]),
         (&"cgroup-egress".into(), &folder.into())
     );
     let told = lab.done(&["status"]);
@@ -197,7 +201,9 @@ fn a_dry_run_changes_nothing() {
     let run = ["run", "--dry-run", "--iface", "eth0", "--cgroup", folder, "--policy"];
     let told = lab.done(&[&run[..], &[policy.to_str().unwrap()]].concat());
     assert!(
-        told.starts_with("would enforce policy web (1 rule) in observe mode at:\n  tc-ingress at eth0\n"),
+        told.starts_with(
+            "would enforce policy web (1 rule) in observe mode at:\n  tc-ingress at eth0\n  tc-egress at eth0\n"
+        ),
         "{told}"
     );
     assert!(
@@ -255,26 +261,22 @@ fn without_a_policy_everything_is_observed_and_allowed() {
         (&"none".into(), &"observe".into())
     );
     assert_eq!(status["rules"], 0);
-    assert!(
-        enforcer
-            .stderr()
-            .contains("warn: --no-cgroup: nothing that goes out is decided about")
-    );
+    assert!(enforcer.stderr().contains("warn: --no-cgroup: nobody knows who sends"));
 }
 
 fn each_hook_can_be_left_out() {
     let lab = Lab::new();
     let folder = lab.cgroup.path().to_str().unwrap().to_owned();
-    for (args, hook) in [
-        (vec!["run", "--no-tc", "--cgroup", &folder], "cgroup-egress"),
+    for (args, expected) in [
+        (vec!["run", "--no-tc", "--cgroup", &folder], &["cgroup-egress"][..]),
         // Every interface but lo.
-        (vec!["run", "--no-cg"], "tc-ingress"),
+        (vec!["run", "--no-cg"], &["tc-ingress", "tc-egress"]),
     ] {
         let enforcer = Running::start(lab.command(&args)).unwrap();
         enforcer.wait_for("listening on", PATIENCE).unwrap();
         let status = lab.json(&["status", "--json"]);
         let hooks = status["hooks"].as_array().unwrap();
-        assert!(hooks.len() == 1 && hooks[0]["hook"] == hook, "{status:#}");
+        assert!(hooks.iter().map(|hook| &hook["hook"]).eq(expected), "{status:#}");
         enforcer.interrupt(PATIENCE).unwrap();
     }
 }

@@ -118,8 +118,23 @@ impl Lab {
         let rules = stats["rules"].as_array().unwrap();
         let of_rule = rules.iter().find(|line| line["rule"] == rule);
         let of_rule = of_rule.unwrap_or_else(|| panic!("no rule {rule}: {stats:#}"));
-        ["passed", "observed", "dropped"].map(|outcome| of_rule[outcome]["packets"].as_u64().unwrap())
+        outcomes(of_rule)
     }
+
+    /// The same for a hook and a reason.
+    #[track_caller]
+    pub fn counted_at(&self, hook: &str, reason: &str) -> [u64; 3] {
+        let stats = self.json(&["stats", "--json"]);
+        let reasons = stats["reasons"].as_array().unwrap();
+        let it = reasons
+            .iter()
+            .find(|line| line["hook"] == hook && line["reason"] == reason);
+        outcomes(it.unwrap_or_else(|| panic!("no {reason} at {hook}: {stats:#}")))
+    }
+}
+
+fn outcomes(of: &Value) -> [u64; 3] {
+    ["passed", "observed", "dropped"].map(|outcome| of[outcome]["packets"].as_u64().unwrap())
 }
 
 /// Asks until it is so.

@@ -24,6 +24,7 @@ pub struct Programs {
     // Keeps the programs and those maps alive that nothing below holds.
     _ebpf: Ebpf,
     ingress: ProgramFd,
+    leaving: ProgramFd,
     egress: ProgramFd,
     tables: KernelTables,
     counters: Counters,
@@ -34,12 +35,14 @@ impl Programs {
     pub fn load() -> Self {
         let capacities = Capacities::LEAST;
         let mut ebpf = load::load_object(OBJECT, &map_sizes(&capacities)).unwrap();
-        let ingress: &mut SchedClassifier = load::program(&mut ebpf, "enforce_ingress", "TC").unwrap();
-        ingress
-            .load()
-            .map_err(|error| load::explain_program("enforce_ingress", error))
-            .unwrap();
-        let ingress = ingress.fd().unwrap().try_clone().unwrap();
+        let [ingress, leaving] = ["enforce_ingress", "enforce_leaving"].map(|name| {
+            let program: &mut SchedClassifier = load::program(&mut ebpf, name, "TC").unwrap();
+            program
+                .load()
+                .map_err(|error| load::explain_program(name, error))
+                .unwrap();
+            program.fd().unwrap().try_clone().unwrap()
+        });
         let egress: &mut CgroupSkb = load::program(&mut ebpf, "enforce_egress", "cgroup_skb").unwrap();
         egress
             .load()
@@ -48,6 +51,7 @@ impl Programs {
         let egress = egress.fd().unwrap().try_clone().unwrap();
         Self {
             ingress,
+            leaving,
             egress,
             tables: KernelTables::take(&mut ebpf, capacities).unwrap(),
             counters: Counters::take(&mut ebpf).unwrap(),
@@ -95,6 +99,7 @@ impl Programs {
     fn of(&self, hook: Hook) -> &ProgramFd {
         match hook {
             Hook::TcIngress => &self.ingress,
+            Hook::TcEgress => &self.leaving,
             Hook::CgroupEgress => &self.egress,
         }
     }
@@ -114,8 +119,8 @@ impl Programs {
             .unwrap_or_else(|error| panic!("{error}: {} bytes {frame:02x?}", frame.len()));
         match (hook, outcome.retval) {
             // `TC_ACT_UNSPEC` is -1, `TC_ACT_SHOT` 2.
-            (Hook::TcIngress, u32::MAX) | (Hook::CgroupEgress, 1) => true,
-            (Hook::TcIngress, 2) | (Hook::CgroupEgress, 0) => false,
+            (Hook::TcIngress | Hook::TcEgress, u32::MAX) | (Hook::CgroupEgress, 1) => true,
+            (Hook::TcIngress | Hook::TcEgress, 2) | (Hook::CgroupEgress, 0) => false,
             (hook, code) => panic!("{hook:?} returned {code}: {frame:02x?}"),
         }
     }

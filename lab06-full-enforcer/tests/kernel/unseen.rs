@@ -1,10 +1,10 @@
 //! Ways around the enforcer that only real traffic shows (F14, A2, N6): what comes in pieces, tagged, or cut by nobody yet;
-//! and what the hooks of this version do not see, each by a test of that name.
+//! what is sent past sockets or only forwarded; and what no hook sees, each by a test of that name.
 
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 
 use testbed::{
-    Cgroup, End, Host, LinkOptions, Running,
+    Cgroup, End, Host, Link, LinkOptions, Running,
     packets::Packet,
     patience,
     traffic::{self, Server},
@@ -24,9 +24,11 @@ testbed::listed_tests![
     a_mapped_source_on_the_wire_meets_no_rule_of_ipv4_and_is_kept_out_by_one_of_its_own,
     a_raw_socket_is_decided_by_the_header_that_it_writes_itself,
     a_socket_stays_in_the_cgroup_in_which_it_was_made,
-    what_a_packet_socket_sends_no_hook_decides_about,
+    what_a_packet_socket_sends_is_decided_where_it_leaves,
     a_packet_socket_still_reads_what_is_dropped_on_its_way_in,
-    forwarded_packets_are_decided_where_they_come_in_and_nowhere_else,
+    forwarded_packets_are_ingress_where_they_come_in_and_egress_where_they_leave,
+    what_leaves_is_decided_by_exactly_one_hook,
+    without_a_cgroup_everything_is_decided_where_it_leaves,
 ];
 
 const NO_DNS: &str = "
@@ -224,16 +226,23 @@ fn a_socket_stays_in_the_cgroup_in_which_it_was_made() {
     assert_eq!(lab.counted("dns-out"), [0, 0, 1]);
 }
 
-fn what_a_packet_socket_sends_no_hook_decides_about() {
+fn what_a_packet_socket_sends_is_decided_where_it_leaves() {
     let (lab, _enforcer) = under_attack(LinkOptions::default(), NO_DNS);
-    let client = lab.client.ipv4;
     let mut capture = lab.client.host.capture(&lab.client.interface).unwrap();
-    let orders = ["udp", "frame"].map(|how| format!("{how} {client}:53"));
-    assert_eq!(order(&lab.server.host, &lab.cgroup, orders), ["denied", "sent"]);
-    let frame = capture.next(patience(PATIENCE)).unwrap().expect("it has left");
-    assert_eq!(frame[36..38], [0, 53], "{frame:02x?}");
-    // The socket's, and not the frame.
+    let orders = [53, 54].map(|port| format!("frame {}:{port}", lab.client.ipv4));
+    // What TC drops is no space to a packet socket (`net_xmit_errno`).
+    let [blocked, passed] = order(&lab.server.host, &lab.cgroup, orders);
+    assert!(
+        blocked.starts_with("No buffer space") && passed == "sent",
+        "{blocked}, {passed}"
+    );
+    let frame = capture
+        .next(patience(PATIENCE))
+        .unwrap()
+        .expect("the second one has left");
+    assert_eq!(frame[36..38], [0, 54], "{frame:02x?}");
     assert_eq!(lab.counted("dns-out"), [0, 0, 1]);
+    assert_eq!(lab.counted_at("tc-egress", "rule"), [0, 0, 1]);
 }
 
 fn a_packet_socket_still_reads_what_is_dropped_on_its_way_in() {
@@ -245,10 +254,22 @@ fn a_packet_socket_still_reads_what_is_dropped_on_its_way_in() {
     wait_until("it is dropped", || lab.counted("dns-in") == [0, 0, 1]);
 }
 
-fn forwarded_packets_are_decided_where_they_come_in_and_nowhere_else() {
+/// A lab whose server forwards to a further host, which is at its second interface.
+fn router() -> (Lab, Link) {
     let lab = Lab::new();
     let beyond = lab.server.host.join(&Host::new("beyond").unwrap()).unwrap();
     lab.server.host.set_parameter("ipv4/ip_forward", "1").unwrap();
+    (lab, beyond)
+}
+
+/// A datagram from the client to the host beyond the router.
+fn forwarded(lab: &Lab, beyond: &Link, port: u16) -> Vec<u8> {
+    let frame = lab.client.frame_to(&lab.server);
+    frame.ipv4(lab.client.ipv4, beyond.right.ipv4).udp(1000, port).build()
+}
+
+fn forwarded_packets_are_ingress_where_they_come_in_and_egress_where_they_leave() {
+    let (lab, beyond) = router();
     let policy = lab.file(
         "policy.yaml",
         "
@@ -263,17 +284,74 @@ rules:
     let _enforcer = lab.enforce(&policy, &["--iface", &beyond.left.interface]);
     let mut capture = beyond.right.host.capture(&beyond.right.interface).unwrap();
     for port in [53, 54, 55] {
-        let frame = lab.client.frame_to(&lab.server);
-        let frame = frame.ipv4(lab.client.ipv4, beyond.right.ipv4).udp(1000, port);
-        inject(&lab.client, &frame.build());
+        inject(&lab.client, &forwarded(&lab, &beyond, port));
     }
-    let mut port = || {
-        let frame = capture.next(patience(PATIENCE)).unwrap().expect("two are forwarded");
-        u16::from_be_bytes([frame[36], frame[37]])
-    };
-    assert_eq!([port(), port()], [54, 55]);
-    assert_eq!(lab.counted("in"), [0, 0, 1]);
-    assert_eq!(lab.counted("out"), [0, 0, 0]);
+    let frame = capture.next(patience(PATIENCE)).unwrap().expect("one is forwarded");
+    assert_eq!(frame[36..38], [0, 55], "{frame:02x?}");
+    assert_eq!((lab.counted("in"), lab.counted("out")), ([0, 0, 1], [0, 0, 1]));
+    assert_eq!(lab.counted_at("tc-egress", "rule"), [0, 0, 1]);
     let order = order(&lab.server.host, &lab.cgroup, [format!("udp {}:54", beyond.right.ipv4)]);
     assert_eq!(order, ["denied"], "what a socket of the router sends");
+}
+
+const COUNT_OUT: &str = "
+version: 1
+name: count
+mode: block
+rules:
+  - { name: out, direction: egress, protocol: udp, destination_ports: 5000, action: allow }
+";
+
+/// Sends from sockets, from packet sockets and from beyond: so many of each.
+fn send_in_every_way(lab: &Lab, beyond: &Link) -> [u64; 3] {
+    let target = format!("{}:5000", beyond.right.ipv4);
+    let (udp, segments, raw) = (
+        format!("udp {target}"),
+        format!("segments {target}"),
+        format!("raw {target}"),
+    );
+    let orders = [udp.clone(), udp, segments, raw];
+    let sent = order(&lab.server.host, &lab.cgroup, orders);
+    assert_eq!(sent, ["sent"; 4]);
+    let own = beyond.left.frame_to(&beyond.right);
+    let own = own.ipv4(beyond.left.ipv4, beyond.right.ipv4).udp(1000, 5000).build();
+    for _ in 0..3 {
+        inject(&beyond.left, &own);
+    }
+    for _ in 0..5 {
+        inject(&lab.client, &forwarded(lab, beyond, 5000));
+    }
+    [4, 3, 5]
+}
+
+fn what_leaves_is_decided_by_exactly_one_hook() {
+    let (lab, beyond) = router();
+    let policy = lab.file("policy.yaml", COUNT_OUT);
+    let _enforcer = lab.enforce(&policy, &["--iface", &beyond.left.interface]);
+    let [sockets, packet_sockets, forwarded] = send_in_every_way(&lab, &beyond);
+    let all = sockets + packet_sockets + forwarded;
+    wait_until("all are counted", || lab.counted("out") == [all, 0, 0]);
+    assert_eq!(lab.counted_at("cgroup-egress", "rule"), [sockets, 0, 0]);
+    assert_eq!(lab.counted_at("tc-egress", "rule"), [packet_sockets + forwarded, 0, 0]);
+}
+
+fn without_a_cgroup_everything_is_decided_where_it_leaves() {
+    let (lab, beyond) = router();
+    let policy = format!("{COUNT_OUT}  - {{ name: root, direction: egress, uid: 0, protocol: udp, action: block }}\n");
+    // A rule that names a user meets nothing where nobody knows whose a packet is.
+    let policy = lab.file(
+        "policy.yaml",
+        &policy.replace("action: allow", "priority: 200, action: allow"),
+    );
+    let mut command = lab.command(&["run", "--no-cgroup", "--iface", &lab.server.interface]);
+    command
+        .args(["--iface", &beyond.left.interface, "--policy"])
+        .arg(policy);
+    let enforcer = Running::start(command).unwrap();
+    enforcer.wait_for("listening on", PATIENCE).unwrap();
+    let all = send_in_every_way(&lab, &beyond).iter().sum();
+    wait_until("all are counted", || lab.counted("out") == [all, 0, 0]);
+    assert_eq!(lab.counted_at("cgroup-egress", "rule"), [0; 3]);
+    assert_eq!(lab.counted_at("tc-egress", "rule"), [all, 0, 0]);
+    assert_eq!(lab.counted("root"), [0; 3]);
 }

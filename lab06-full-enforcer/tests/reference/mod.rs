@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use enforcer_policy::{
-    Content, Ip, Packet, Policy, Transport,
+    Content, Identity, Ip, Packet, Policy, Transport,
     model::{
         Action, Address, DefaultVerdict, Direction, Mac, MalformedVerdict, Mode, Order, Per, Prefix, Protocol, Range,
         Rate, RateLimit, Rule, RuleMode, Set,
@@ -30,12 +30,12 @@ pub fn packet(frame: &[u8], hook: Hook, interface: &str) -> Packet {
     Packet {
         direction: match hook {
             Hook::TcIngress => Direction::Ingress,
-            Hook::CgroupEgress => Direction::Egress,
+            Hook::CgroupEgress | Hook::TcEgress => Direction::Egress,
         },
         interface: interface.into(),
         source_mac: match hook {
             Hook::TcIngress => frame[6..].first_chunk().copied().map(Mac),
-            Hook::CgroupEgress => None,
+            Hook::CgroupEgress | Hook::TcEgress => None,
         },
         content,
     }
@@ -87,6 +87,14 @@ pub fn frame(dice: &mut Dice) -> Vec<u8> {
 
 fn mac(dice: &mut Dice) -> Mac {
     Mac([2, 0, 0, 0, 0, dice.below(4) as u8])
+}
+
+/// Whose socket a packet is of, if it is of this one, as far as the hook knows.
+pub fn known_at(hook: Hook, identity: Identity) -> Identity {
+    match hook {
+        Hook::TcEgress => Identity::UNKNOWN,
+        Hook::TcIngress | Hook::CgroupEgress => identity,
+    }
 }
 
 /// The interfaces that rules and packets have.

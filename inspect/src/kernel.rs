@@ -10,7 +10,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
-use aya_obj::{EbpfSectionKind, Map, Object, btf::Btf, generated::bpf_map_type};
+use aya_obj::{
+    EbpfSectionKind, Map, Object,
+    btf::Btf,
+    generated::{BPF_F_XDP_HAS_FRAGS, bpf_map_type},
+};
 
 use crate::{
     bpf::{self, LOG_EVERYTHING, LOG_STATISTICS, Load},
@@ -226,7 +230,14 @@ fn verdict(object: &Object, program: &Linked, types: Option<BorrowedFd>, kernel_
         functions: (&functions, function.func_info_rec_size),
         lines: (&lines, function.line_info_rec_size),
     };
-    match try_load(&load) {
+    let loaded = match try_load(&load) {
+        // A kernel before 5.18 hands over frames of one buffer, and does not know the flag for several.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) && load.flags == BPF_F_XDP_HAS_FRAGS => {
+            try_load(&Load { flags: 0, ..load })
+        }
+        loaded => loaded,
+    };
+    match loaded {
         Ok(accepted) => Verdict::Accepted(accepted),
         Err(error) => rejected(&load, &error),
     }

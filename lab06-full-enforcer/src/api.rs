@@ -100,11 +100,11 @@ pub struct Status {
 /// Where packets are decided about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookStatus {
-    /// `tc-ingress`, `tc-egress` or `cgroup-egress`.
+    /// `xdp-ingress`, `tc-ingress`, `tc-egress` or `cgroup-egress`.
     pub hook: String,
     /// The interface, or the cgroup's folder.
     pub at: String,
-    /// `tcx`, `clsact` or `link`.
+    /// `native`, `generic`, `tcx`, `clsact` or `link`.
     pub attached_by: String,
 }
 
@@ -159,7 +159,7 @@ pub struct RuleStats {
 /// What was counted at a hook for a reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReasonStats {
-    /// `tc-ingress`, `tc-egress` or `cgroup-egress`.
+    /// `xdp-ingress`, `tc-ingress`, `tc-egress` or `cgroup-egress`.
     pub hook: String,
     /// `rule`, `default`, `essential` or `malformed`.
     pub reason: String,

@@ -5,10 +5,11 @@ use std::{collections::HashMap, fs, io, os::fd::AsFd as _, time::Instant};
 use aya::{
     Ebpf,
     maps::MapError,
-    programs::{CgroupSkb, SchedClassifier},
+    programs::{CgroupSkb, SchedClassifier, Xdp},
 };
 use enforcer_policy::model::{self, Policy};
 use lab01_count_packets::{
+    attach::AttachError as XdpAttachError,
     interface::{self, Interface, UnknownInterface},
     load::{self, LoadError},
 };
@@ -21,14 +22,14 @@ use lab06_full_enforcer_common::{control::Mode, key};
 use thiserror::Error;
 
 use crate::{
-    OBJECT,
     api::{Amounts, Applied, HookStatus, ModeChange, ModeReport, RuleStats, Stats, Status},
     compile::{self, CannotEnforce, Capacities, Compiled},
     counters::Counters,
     ids::Ids,
     names::Names,
-    orphans,
-    tables::{KernelTables, TablesError, map_sizes, max_ids},
+    object, orphans,
+    tables::{KernelTables, TablesError, max_ids},
+    wire::{self, OnWire, Wire},
 };
 
 /// Why the enforcer could not start, or not do what was asked of it. Each text names cause and mend.
@@ -52,6 +53,9 @@ pub enum EnforcerError {
     /// A program could not be attached to an interface.
     #[error(transparent)]
     Tc(#[from] TcAttachError),
+    /// A program could not be attached to an interface's driver.
+    #[error(transparent)]
+    Xdp(#[from] XdpAttachError),
     /// There is no such cgroup, or none at all.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -69,10 +73,12 @@ pub enum EnforcerError {
 /// Where the enforcer looks at packets, and what holds from the start.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The interfaces at whose TC hooks packets are decided about; `None` for every one but `lo`.
+    /// The interfaces at whose hooks packets are decided about; `None` for every one but `lo`.
     pub interfaces: Option<Vec<String>>,
-    /// Whether it is attached to TC: to what comes in, and to what leaves and was not decided about in the cgroup.
-    pub tc: bool,
+    /// Which of their hooks decides about what comes in; `None` for none.
+    pub wire: Option<Wire>,
+    /// Whether their TC egress decides about what leaves and was not decided about in the cgroup.
+    pub tc_egress: bool,
     /// The cgroup whose sockets' packets are decided about; `None` for the root of cgroup v2.
     pub cgroup: Option<String>,
     /// Whether it is attached to the cgroup. If not, TC decides about all that leaves.
@@ -116,6 +122,7 @@ struct InForce {
 
 #[derive(Default)]
 struct Attached {
+    _xdp: Vec<OnWire>,
     _tc: Vec<TcHooks>,
     _cgroup: Option<CgroupLink>,
     hooks: Vec<HookStatus>,
@@ -123,7 +130,7 @@ struct Attached {
 
 impl Enforcer {
     /// Loads the programs, puts `policy` into force, and attaches: the first packet already meets the whole policy.
-    pub fn start(options: &Options, policy: Policy) -> Result<Self, EnforcerError> {
+    pub async fn start(options: &Options, policy: Policy) -> Result<Self, EnforcerError> {
         let compiled = compile::compile_for(&policy, Names::on_this_host(&policy))?;
         let capacities = Capacities::around(&compiled);
         let places = Places::find(options)?;
@@ -135,7 +142,7 @@ impl Enforcer {
         };
         let in_force = kernel.put_into_force(policy, compiled, options.mode)?;
         Ok(Self {
-            attached: Attached::to(&places, &mut ebpf)?,
+            attached: Attached::to(&places, options, &mut ebpf).await?,
             kernel,
             capacities,
             in_force,
@@ -330,7 +337,7 @@ struct Places {
 impl Places {
     fn find(options: &Options) -> Result<Self, EnforcerError> {
         let names = match &options.interfaces {
-            _ if !options.tc => Vec::new(),
+            _ if options.wire.is_none() && !options.tc_egress => Vec::new(),
             Some(named) => named.clone(),
             None => interface::names().into_iter().filter(|name| name != "lo").collect(),
         };
@@ -353,16 +360,24 @@ impl Places {
 pub fn places(options: &Options) -> Result<Vec<(&'static str, String)>, EnforcerError> {
     let places = Places::find(options)?;
     let interfaces = places.interfaces.iter();
-    let interfaces =
-        interfaces.flat_map(|interface| TC_PROGRAMS.map(|program| (program.hook.name(), interface.name.clone())));
+    let interfaces = interfaces.flat_map(|interface| {
+        let hooks = [
+            options.wire.map(|wire| wire.hook(interface)),
+            options.tc_egress.then(|| key::Hook::TcEgress.name()),
+        ];
+        hooks.into_iter().flatten().map(|hook| (hook, interface.name.clone()))
+    });
     let cgroup = places.cgroup.iter();
     let cgroup = cgroup.map(|cgroup| (key::Hook::CgroupEgress.name(), cgroup.path().display().to_string()));
     Ok(interfaces.chain(cgroup).collect())
 }
 
 fn load_programs(capacities: &Capacities, options: &Options) -> Result<Ebpf, LoadError> {
-    let globals = [("CGROUP_DECIDES", u8::from(options.by_cgroup))];
-    let mut ebpf = load::load_object_with(OBJECT, &map_sizes(capacities), &globals)?;
+    let mut ebpf = object::load(capacities, options.by_cgroup)?;
+    if matches!(options.wire, Some(Wire::Auto | Wire::Xdp)) {
+        let program: &mut Xdp = load::program(&mut ebpf, XDP, "XDP")?;
+        program.load().map_err(|error| load::explain_program(XDP, error))?;
+    }
     for TcProgram { name, .. } in TC_PROGRAMS {
         let program: &mut SchedClassifier = load::program(&mut ebpf, name, "TC")?;
         program.load().map_err(|error| load::explain_program(name, error))?;
@@ -372,7 +387,11 @@ fn load_programs(capacities: &Capacities, options: &Options) -> Result<Ebpf, Loa
     Ok(ebpf)
 }
 
+/// The program of the object that is attached to drivers.
+const XDP: &str = "enforce_xdp";
+
 /// A program of the object that is attached to interfaces.
+#[derive(Clone, Copy)]
 struct TcProgram {
     name: &'static str,
     hook: key::Hook,
@@ -396,11 +415,32 @@ const TC_PROGRAMS: [TcProgram; 2] = [
 const EGRESS: &str = "enforce_egress";
 
 impl Attached {
-    fn to(places: &Places, ebpf: &mut Ebpf) -> Result<Self, EnforcerError> {
-        let (mut tc, mut hooks) = (Vec::new(), Vec::new());
+    async fn to(places: &Places, options: &Options, ebpf: &mut Ebpf) -> Result<Self, EnforcerError> {
+        let (mut xdp, mut tc, mut hooks) = (Vec::new(), Vec::new(), Vec::new());
         for interface in &places.interfaces {
+            let mut wanted = TC_PROGRAMS.to_vec();
+            if !options.tc_egress {
+                wanted.retain(|program| program.direction == Direction::Ingress);
+            }
+            if let Some(wire) = options.wire {
+                let program: &mut Xdp = load::program(ebpf, XDP, "XDP")?;
+                if let Some(on_wire) = wire::attach(program, interface, wire).await? {
+                    hooks.push(HookStatus {
+                        hook: key::Hook::XdpIngress.name().into(),
+                        at: interface.name.clone(),
+                        attached_by: on_wire.mode.to_string(),
+                    });
+                    xdp.push(on_wire);
+                    wanted.retain(|program| program.direction == Direction::Egress);
+                }
+            } else {
+                wanted.retain(|program| program.direction == Direction::Egress);
+            }
+            if wanted.is_empty() {
+                continue;
+            }
             let mut attached = TcHooks::open(interface, TcAttach::Auto)?;
-            for TcProgram { name, hook, direction } in TC_PROGRAMS {
+            for TcProgram { name, hook, direction } in wanted {
                 let program: &mut SchedClassifier = load::program(ebpf, name, "TC")?;
                 orphans::remove(interface, direction, name)?;
                 attached.attach(program, direction)?;
@@ -424,6 +464,7 @@ impl Attached {
             });
         }
         Ok(Self {
+            _xdp: xdp,
             _tc: tc,
             _cgroup: link,
             hooks,

@@ -2,7 +2,8 @@
 //!
 //! - [`compile`] translates a policy into tables, [`tables`] brings them into the kernel whole, [`names`] knows what
 //!   interfaces and cgroups are to the kernel,
-//! - [`enforcer`] loads, attaches, applies, switches and counts,
+//! - [`enforcer`] loads, attaches, applies, switches and counts; [`object`] is what it loads, [`wire`] says which hook of an
+//!   interface decides about what comes in,
 //! - [`server`] is its control channel, HTTP over a Unix socket behind a [`gate`], [`client`] the other end, [`api`] what
 //!   they say,
 //! - [`orphans`] removes what a killed enforcer has left,
@@ -18,10 +19,12 @@ pub mod explain;
 pub mod gate;
 pub mod ids;
 pub mod names;
+pub mod object;
 pub mod orphans;
 pub mod report;
 pub mod server;
 pub mod tables;
+pub mod wire;
 
 /// The enforcer's eBPF object, as `build.rs` compiled it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab06-full-enforcer"));

@@ -25,6 +25,7 @@ use lab06_full_enforcer::{
     names::Names,
     report,
     server::Server,
+    wire::Wire,
 };
 use lab06_full_enforcer_common::{
     control::Mode,
@@ -93,7 +94,7 @@ struct RunOptions {
     policy: Option<PathBuf>,
 
     /// An interface whose packets are decided about. Can be given several times; without, every one but lo.
-    #[arg(short, long, value_name = "IF", conflicts_with = "no_tc")]
+    #[arg(short, long, value_name = "IF")]
     iface: Vec<String>,
 
     /// The cgroup whose outgoing packets are decided about, with all below it: a path below the root of cgroup v2, or a
@@ -113,7 +114,15 @@ struct RunOptions {
     #[arg(long)]
     dry_run: bool,
 
-    /// Do not attach to interfaces: nothing that comes in is decided about, and of what goes out only what sockets send.
+    /// Which hook of an interface decides about what comes in.
+    #[arg(long, value_enum, default_value_t, value_name = "HOOK", conflicts_with = "no_xdp")]
+    wire: Wire,
+
+    /// Do not attach to XDP: TC decides about what comes in.
+    #[arg(long)]
+    no_xdp: bool,
+
+    /// Do not attach to TC: XDP decides about what comes in, and of what goes out only what sockets send is decided about.
     #[arg(long)]
     no_tc: bool,
 
@@ -274,10 +283,7 @@ async fn run(options: &RunOptions, socket: &Path) -> Result<()> {
         log::LevelFilter::Info
     };
     logging::init_from(level, None);
-    if options.no_tc && options.no_cgroup {
-        let misuse = "--no-tc and --no-cgroup leave no hook: nothing would be decided about; leave one of them away";
-        return Err(Misuse(misuse.into()).into());
-    }
+    options.check()?;
     let policy = match &options.policy {
         Some(file) => enforceable(file)?,
         None => Policy::allow_all("none"),
@@ -289,7 +295,7 @@ async fn run(options: &RunOptions, socket: &Path) -> Result<()> {
     load::require_privileges()?;
     // Before anything is attached, so that a second enforcer leaves the first one alone.
     let mut server = Server::open(socket)?;
-    let enforcer = Enforcer::start(&places, policy)?;
+    let enforcer = Enforcer::start(&places, policy).await?;
     tell(&enforcer, options, socket)?;
     let stopped = async {
         if let Err(error) = signals::asked_to_stop().await {
@@ -303,10 +309,35 @@ async fn run(options: &RunOptions, socket: &Path) -> Result<()> {
 // ANCHOR_END: run
 
 impl RunOptions {
+    fn check(&self) -> Result<(), Misuse> {
+        let no_interface = self.wire().is_none() && self.no_tc;
+        let misuse = if no_interface && self.no_cgroup {
+            "--no-xdp, --no-tc and --no-cgroup leave no hook: nothing would be decided about; leave one of them away"
+        } else if no_interface && !self.iface.is_empty() {
+            "--iface is about XDP and TC, which --no-xdp and --no-tc leave out; leave one of them away"
+        } else if self.no_tc && self.wire == Wire::Tc {
+            "--no-tc leaves out what --wire tc asks for; leave one of them away"
+        } else {
+            return Ok(());
+        };
+        Err(Misuse(misuse.into()))
+    }
+
+    /// Which hook of the interfaces is to decide about what comes in.
+    fn wire(&self) -> Option<Wire> {
+        match (self.no_xdp, self.no_tc) {
+            (true, true) => None,
+            (true, false) => Some(Wire::Tc),
+            (false, true) => Some(Wire::Xdp),
+            (false, false) => Some(self.wire),
+        }
+    }
+
     fn places(&self) -> enforcer::Options {
         enforcer::Options {
             interfaces: (!self.iface.is_empty()).then(|| self.iface.clone()),
-            tc: !self.no_tc,
+            wire: self.wire(),
+            tc_egress: !self.no_tc,
             cgroup: self.cgroup.clone(),
             by_cgroup: !self.no_cgroup,
             mode: match (self.observe, self.block) {
@@ -351,12 +382,17 @@ fn tell(enforcer: &Enforcer, options: &RunOptions, socket: &Path) -> Result<()> 
     for line in report::missing(&status.missing) {
         log::warn!("{line}");
     }
-    if options.no_tc {
-        log::warn!("--no-tc: nothing that comes in is decided about, and of what goes out only what sockets send");
-    } else if !status.hooks.iter().any(|hook| hook.hook == Hook::TcIngress.name()) {
+    let comes_in = [Hook::XdpIngress, Hook::TcIngress].map(Hook::name);
+    if options.wire().is_none() {
+        log::warn!("--no-xdp and --no-tc: nothing that comes in is decided about");
+    } else if !status.hooks.iter().any(|hook| comes_in.contains(&hook.hook.as_str())) {
         log::warn!("there is no interface but lo: nothing that comes in is decided about");
     }
-    if options.no_cgroup {
+    if options.no_tc && options.no_cgroup {
+        log::warn!("--no-tc and --no-cgroup: nothing that goes out is decided about");
+    } else if options.no_tc {
+        log::warn!("--no-tc: of what leaves, only what sockets send is decided about");
+    } else if options.no_cgroup {
         log::warn!("--no-cgroup: nobody knows who sends, so rules that name a cgroup or a user match nothing");
     }
     log::info!(

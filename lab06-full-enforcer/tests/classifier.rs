@@ -71,7 +71,7 @@ fn by_tables(compiled: &Compiled, inspection: &mut Inspection, frame: &[u8], cas
     };
     let ether_type = u16::from_be_bytes([frame[12], frame[13]]);
     match case.hook {
-        Hook::TcIngress | Hook::TcEgress => {
+        Hook::TcIngress | Hook::TcEgress | Hook::XdpIngress => {
             inspection.decide(&FromEthernet(frame), &UnknownSocket, &place, &classifier);
         }
         Hook::CgroupEgress => inspection.decide(&FromIp(&frame[14..], ether_type), &socket, &place, &classifier),

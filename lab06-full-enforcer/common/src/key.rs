@@ -35,20 +35,24 @@ pub enum Hook {
     CgroupEgress = 1,
     /// TC egress of an interface: what leaves by it and was not decided about in the cgroup, from its Ethernet header on.
     TcEgress = 2,
+    /// XDP of an interface: what comes in, as the driver hands it over, from its Ethernet header on. In the place of TC
+    /// ingress.
+    XdpIngress = 3,
 }
 
 impl Hook {
     /// How many there are.
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 4;
 
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; Self::COUNT as usize] = [Self::TcIngress, Self::CgroupEgress, Self::TcEgress];
+    pub const ALL: [Self; Self::COUNT as usize] =
+        [Self::TcIngress, Self::CgroupEgress, Self::TcEgress, Self::XdpIngress];
 
     /// Which way packets go there.
     #[inline(always)]
     pub const fn direction(self) -> Direction {
         match self {
-            Self::TcIngress => Direction::Ingress,
+            Self::TcIngress | Self::XdpIngress => Direction::Ingress,
             Self::CgroupEgress | Self::TcEgress => Direction::Egress,
         }
     }
@@ -67,6 +71,7 @@ impl Hook {
             Self::TcIngress => "tc-ingress",
             Self::CgroupEgress => "cgroup-egress",
             Self::TcEgress => "tc-egress",
+            Self::XdpIngress => "xdp-ingress",
         }
     }
 }

@@ -4,19 +4,21 @@
 // Nothing in a program may panic: there is nobody to catch it, and the verifier would have to follow the message.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use core::hint::black_box;
+use core::{hint::black_box, marker::PhantomData, mem::MaybeUninit};
 
 use aya_ebpf::{
     btf_maps::PerCpuArray,
-    helpers::generated::{bpf_get_socket_uid, bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id},
-    programs::{SkBuffContext, TcContext},
+    helpers::generated::{
+        bpf_get_socket_uid, bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    },
+    programs::{SkBuffContext, TcContext, XdpContext},
 };
 use lab01_count_packets_common::{
     counter::Counter,
     headers::{self, Headers},
     packet::{Header, Packet},
 };
-use lab01_count_packets_ebpf::count_at;
+use lab01_count_packets_ebpf::{count_at, load};
 use lab02_xdp_firewall_common::transport::Malformed;
 use lab03_tc_egress_ebpf::Frame;
 use lab04_cgroup_policy_ebpf::IpPacket;
@@ -68,6 +70,76 @@ impl Packet for InPieces<'_> {
             Some(header) => Some(header),
             None => self.ctx.load(offset).ok(),
         }
+    }
+}
+
+/// The frame of an XDP program. Its first buffer lies between `data` and `data_end`; a frame that is longer than a page has
+/// further ones, of which older kernels know nothing.
+pub struct InBuffers<'a, K> {
+    start: usize,
+    end: usize,
+    len: usize,
+    ctx: &'a XdpContext,
+    kernel: PhantomData<K>,
+}
+
+/// Whether the kernel hands over frames of several buffers, and has helpers for them: Linux 5.18.
+pub trait HasBuffers {
+    /// Read from a constant of the program, so that the verifier leaves out what such a kernel would not know.
+    fn has_buffers() -> bool;
+}
+
+impl<'a, K: HasBuffers> InBuffers<'a, K> {
+    /// The frame of this context.
+    #[inline(always)]
+    pub fn of(ctx: &'a XdpContext) -> Self {
+        let (start, end) = (ctx.data(), ctx.data_end());
+        let len = if K::has_buffers() {
+            // SAFETY: the context is valid for as long as the program runs.
+            unsafe { bpf_xdp_get_buff_len(ctx.ctx) as usize }
+        } else {
+            end - start
+        };
+        Self {
+            start,
+            end,
+            len,
+            ctx,
+            kernel: PhantomData,
+        }
+    }
+
+    /// How many bytes all buffers have together.
+    #[inline(always)]
+    pub fn bytes(&self) -> u64 {
+        self.len as u64
+    }
+}
+
+impl<K: HasBuffers> Packet for InBuffers<'_, K> {
+    #[inline(always)]
+    fn holds(&self, bytes: usize) -> bool {
+        black_box(bytes) <= self.len
+    }
+
+    #[inline(always)]
+    fn read<H: Header>(&self, offset: usize) -> Option<H> {
+        // As above.
+        let offset = black_box(offset) & MAX_HEADER_OFFSET;
+        let start = self.start + offset;
+        if start + size_of::<H>() <= self.end {
+            // SAFETY: the header lies between `data` and `data_end`, as was just compared.
+            return Some(unsafe { load(start) });
+        }
+        if !K::has_buffers() {
+            return None;
+        }
+        let mut header = MaybeUninit::<H>::uninit();
+        let place = header.as_mut_ptr().cast();
+        // SAFETY: the place is as long as is said.
+        let result = unsafe { bpf_xdp_load_bytes(self.ctx.ctx, offset as u32, place, size_of::<H>() as u32) };
+        // SAFETY: the helper has written all of it, and any bits make a `Header`.
+        (result == 0).then(|| unsafe { header.assume_init() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The enforcer's programs: what comes in is decided at TC ingress, what sockets send at `cgroup_skb` egress, and what else
+//! The enforcer's programs: what comes in is decided at XDP or TC ingress, what sockets send at `cgroup_skb` egress, and what else
 //! leaves at TC egress, all by the same tables.
 
 #![no_std]
@@ -8,11 +8,11 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use aya_ebpf::{
-    bindings::TC_ACT_SHOT,
+    bindings::{TC_ACT_SHOT, xdp_action},
     btf_maps::{Array, PerCpuArray},
     helpers::bpf_ktime_get_ns,
-    macros::{btf_map, cgroup_skb, classifier},
-    programs::{SkBuffContext, TcContext},
+    macros::{btf_map, cgroup_skb, classifier, xdp},
+    programs::{SkBuffContext, TcContext, XdpContext},
 };
 use lab01_count_packets_common::counter::Counter;
 use lab02_xdp_firewall_common::{
@@ -30,7 +30,7 @@ use lab06_full_enforcer_common::{
     limit::{HASHED_BUCKETS, RateLimit},
     table::{Class, Config, Group, Long, MAX_PARTITIONS, Partition, Record, Rule, SLOTS, Tables, has},
 };
-use lab06_full_enforcer_ebpf::{Counters, FromIp, InPieces, LEAST_BY_RULE, SocketOf, sender};
+use lab06_full_enforcer_ebpf::{Counters, FromIp, HasBuffers, InBuffers, InPieces, LEAST_BY_RULE, SocketOf, sender};
 
 /// `BPF_F_MMAPABLE`: user space writes these arrays through its own memory, Linux 5.5.
 const MMAPABLE: usize = 1 << 10;
@@ -80,7 +80,11 @@ static PACKETS_MALFORMED: PerCpuArray<Counter, { Malformed::COUNT as usize }> = 
 #[unsafe(no_mangle)]
 static CGROUP_DECIDES: u8 = 0;
 
-/// The frame in hand at TC, where softirqs are disabled or this is one, so that there is one at a time on a CPU.
+/// 1 if frames come in several buffers: see [`HasBuffers`]. Set by the loader.
+#[unsafe(no_mangle)]
+static HAS_BUFFERS: u8 = 0;
+
+/// The frame in hand at XDP and TC, where softirqs are disabled or this is one, so that there is one at a time on a CPU.
 #[btf_map]
 static INSPECTION: PerCpuArray<Inspection, 1> = PerCpuArray::new();
 
@@ -89,6 +93,27 @@ static INSPECTION: PerCpuArray<Inspection, 1> = PerCpuArray::new();
 #[classifier]
 pub fn enforce_ingress(ctx: TcContext) -> i32 {
     at_interface(&ctx, Hook::TcIngress)
+}
+
+/// Decides about a frame that a driver hands over.
+#[xdp(frags)]
+pub fn enforce_xdp(ctx: XdpContext) -> u32 {
+    let (Some((control, classifier)), Some(inspection)) = (in_force(), INSPECTION.get_ptr_mut(0)) else {
+        return xdp_action::XDP_PASS;
+    };
+    // SAFETY: the value is this CPU's own, and no other program of an interface interrupts this one on the same CPU.
+    let inspection = unsafe { &mut *inspection };
+    let frame = InBuffers::<'_, Kernel>::of(&ctx);
+    let place = Place {
+        hook: Hook::XdpIngress,
+        interface: ctx.ingress_ifindex() as u32,
+        mode: control.mode(),
+    };
+    let (packet, socket) = (FromEthernet(&frame), UnknownSocket);
+    match enforce(inspection, &packet, &socket, || frame.bytes(), &place, &classifier) {
+        Outcome::Passed | Outcome::Observed => xdp_action::XDP_PASS,
+        Outcome::Dropped => xdp_action::XDP_DROP,
+    }
 }
 
 /// Decides about a frame that leaves, unless that was done in the cgroup.
@@ -148,6 +173,17 @@ fn at_interface(ctx: &TcContext, hook: Hook) -> i32 {
     match enforce(inspection, &packet, &socket, || frame.bytes(), &place, &classifier) {
         Outcome::Passed | Outcome::Observed => NEXT,
         Outcome::Dropped => TC_ACT_SHOT,
+    }
+}
+
+/// The kernel that the program runs in.
+struct Kernel;
+
+impl HasBuffers for Kernel {
+    #[inline(always)]
+    fn has_buffers() -> bool {
+        // SAFETY: the static is there; volatile, as the loader changes it.
+        unsafe { core::ptr::read_volatile(&raw const HAS_BUFFERS) != 0 }
     }
 }
 

@@ -12,7 +12,7 @@ use testbed::{
     packets::{self, Mutate as _, Packet, ip_number, split},
 };
 
-use crate::program::{Programs, packets as by_outcome};
+use crate::program::{Programs, hooks, packets as by_outcome};
 
 testbed::listed_tests![
     later_fragments_match_no_rule_on_ports_and_meet_those_on_addresses_and_protocols,
@@ -161,7 +161,7 @@ impl Both {
     /// At every hook, by either policy, this is what decides.
     #[track_caller]
     fn decide_by(&self, by: By<'_>, what: &str, frame: &[u8]) {
-        for hook in Hook::ALL {
+        for hook in hooks() {
             self.decide_at(hook, by, what, frame);
         }
     }
@@ -246,7 +246,7 @@ rules:
             let frame = packet.build();
             let what = format!("{version}: {what}");
             both.decide_by(by, &what, &frame);
-            for hook in Hook::ALL {
+            for hook in hooks() {
                 near.expect(hook, &what, &frame, (false, By::Rule("documentation")));
             }
         }
@@ -360,7 +360,7 @@ fn extension_headers_are_followed_to_the_eighth_and_a_ninth_is_malformed() {
 
 /// The hooks that see Ethernet headers.
 fn hooks_of_interfaces() -> impl Iterator<Item = Hook> {
-    Hook::ALL.into_iter().filter(|hook| *hook != Hook::CgroupEgress)
+    hooks().into_iter().filter(|hook| *hook != Hook::CgroupEgress)
 }
 
 fn tags_hide_no_port_and_a_third_is_malformed() {
@@ -401,7 +401,7 @@ fn ip_in_a_link_protocol_that_is_not_known_is_a_frame_without_ip() {
         let frame = packets::ethernet().ether_type(ether_type).ipv4(V4[0], V4[1]);
         let frame = frame.udp(1000, 53).build();
         both.decide_by(By::Essential, what, &frame);
-        for hook in Hook::ALL {
+        for hook in hooks() {
             strict.expect(hook, what, &frame, (false, By::Default));
         }
     }
@@ -587,7 +587,7 @@ rules:
 ",
     );
     let (question, question_v6) = (v4().udp(1000, 53).build(), v6().udp(1000, 53).build());
-    for hook in Hook::ALL {
+    for hook in hooks() {
         for (packet, expected) in [
             (
                 back.clone().icmp_port_unreachable(&question),
@@ -620,7 +620,7 @@ fn neighbour_discovery_passes_a_strict_policy_and_nothing_else_of_icmpv6_does() 
         };
         let what = format!("ICMPv6 type {kind}");
         both.decide_by(by, &what, &message);
-        for hook in Hook::ALL {
+        for hook in hooks() {
             strict.expect(hook, &what, &message, (false, By::Default));
         }
         // The same number in IPv4's ICMP means something else.
@@ -638,7 +638,7 @@ fn neighbour_discovery_passes_a_strict_policy_and_nothing_else_of_icmpv6_does() 
 fn the_ports_of_a_dhcp_client_are_a_way_out_of_a_strict_policy_unless_it_has_no_essentials() {
     let both = Both::new();
     let strict = Filter::with(&ONLY_DNS.replace("mode: block", "mode: block\nessentials: false"));
-    for hook in Hook::ALL {
+    for hook in hooks() {
         // Whoever may bind the client's port can say anything to anyone who listens on the server's.
         for (version, ip, client, server) in [("DHCP", v4(), 68, 67), ("DHCPv6", v6(), 546, 547)] {
             let (out, back) = (ip.clone().udp(client, server).build(), ip.udp(server, client).build());
@@ -672,7 +672,7 @@ rules:
 ",
     );
     let from = |source: &str| packets::ethernet().ipv6(source, V6[1]).udp(1000, 53).build();
-    for hook in Hook::ALL {
+    for hook in hooks() {
         filter.expect(hook, "IPv4", &v4().udp(1000, 53).build(), (false, By::Rule("by-ipv4")));
         filter.expect(
             hook,
@@ -727,7 +727,7 @@ rules:
         ] {
             let frame = packet.build();
             both.decide_by(By::Default, &format!("{version}, {rule}"), &frame);
-            for hook in Hook::ALL {
+            for hook in hooks() {
                 tunnels.expect(hook, version, &frame, (false, By::Rule(rule)));
             }
         }
@@ -748,7 +748,7 @@ rules:
     );
     let decide = |rule, what: &str, frame: &[u8]| {
         both.decide_by(By::Default, what, frame);
-        for hook in Hook::ALL {
+        for hook in hooks() {
             no_ipsec.expect(hook, what, frame, (false, By::Rule(rule)));
         }
     };

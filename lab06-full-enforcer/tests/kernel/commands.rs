@@ -268,7 +268,18 @@ fn each_hook_can_be_left_out() {
     let lab = Lab::new();
     let folder = lab.cgroup.path().to_str().unwrap().to_owned();
     for (args, expected) in [
-        (vec!["run", "--no-tc", "--cgroup", &folder], &["cgroup-egress"][..]),
+        (
+            vec!["run", "--no-xdp", "--no-tc", "--cgroup", &folder],
+            &["cgroup-egress"][..],
+        ),
+        (
+            vec!["run", "--no-tc", "--cgroup", &folder],
+            &["xdp-ingress", "cgroup-egress"],
+        ),
+        (
+            vec!["run", "--no-xdp", "--cgroup", &folder],
+            &["tc-ingress", "tc-egress", "cgroup-egress"],
+        ),
         // Every interface but lo.
         (vec!["run", "--no-cg"], &["tc-ingress", "tc-egress"]),
     ] {
@@ -300,12 +311,18 @@ fn what_cannot_be_started_says_why_and_leaves_nothing() {
         (&["run", "--policy", "no-such.yaml"], 1, "no-such.yaml cannot be read"),
         (&["run", "--policy", "/"], 1, "/ is a folder, and no policy"),
         (
-            &["run", "--no-tc", "--no-cgroup"],
+            &["run", "--no-xdp", "--no-tc", "--no-cgroup"],
             2,
-            "error: --no-tc and --no-cgroup leave no hook",
+            "error: --no-xdp, --no-tc and --no-cgroup leave no hook",
         ),
         (&["run", "--observe", "--block"], 2, "cannot be used with"),
-        (&["run", "--no-tc", "--iface", "eth0"], 2, "cannot be used with"),
+        (
+            &["run", "--no-xdp", "--no-tc", "--iface", "eth0"],
+            2,
+            "error: --iface is about XDP and TC",
+        ),
+        (&["run", "--no-tc", "--wire", "tc"], 2, "error: --no-tc leaves out"),
+        (&["run", "--no-xdp", "--wire", "xdp"], 2, "cannot be used with"),
         (&["run", "--mode", "block"], 2, "unexpected argument"),
         (&["mode", "blok"], 2, "invalid value 'blok'"),
         (&["policy"], 2, "Usage"),

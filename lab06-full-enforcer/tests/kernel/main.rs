@@ -28,6 +28,7 @@ mod sender;
 mod senders;
 mod swap;
 mod unseen;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         hostile::tests,
         live::tests,
         unseen::tests,
+        wire::tests,
         metadata::tests,
         rates::tests,
         commands::tests,

@@ -4,25 +4,29 @@ use std::os::fd::AsFd as _;
 
 use aya::{
     Ebpf,
-    programs::{CgroupSkb, ProgramFd, SchedClassifier},
+    programs::{CgroupSkb, ProgramFd, SchedClassifier, Xdp},
 };
 use enforcer_policy::Policy;
 use lab01_count_packets::load;
 use lab06_full_enforcer::{
-    OBJECT,
     api::{Amounts, ReasonStats},
     compile::{Capacities, compile_for},
     counters::Counters,
     names::Names,
-    tables::{KernelTables, map_sizes},
+    object,
+    tables::KernelTables,
 };
 use lab06_full_enforcer_common::{control::Mode, counters::Outcome, key::Hook};
-use testbed::bpf::{self, TestRun};
+use testbed::{
+    bpf::{self, ProgramType, TestRun},
+    harness::falls_back,
+};
 
 /// The programs, loaded.
 pub struct Programs {
     // Keeps the programs and those maps alive that nothing below holds.
     _ebpf: Ebpf,
+    xdp: ProgramFd,
     ingress: ProgramFd,
     leaving: ProgramFd,
     egress: ProgramFd,
@@ -34,7 +38,12 @@ impl Programs {
     /// Loads them, without a policy.
     pub fn load() -> Self {
         let capacities = Capacities::LEAST;
-        let mut ebpf = load::load_object(OBJECT, &map_sizes(&capacities)).unwrap();
+        let mut ebpf = object::load(&capacities, false).unwrap();
+        let xdp: &mut Xdp = load::program(&mut ebpf, "enforce_xdp", "XDP").unwrap();
+        xdp.load()
+            .map_err(|error| load::explain_program("enforce_xdp", error))
+            .unwrap();
+        let xdp = xdp.fd().unwrap().try_clone().unwrap();
         let [ingress, leaving] = ["enforce_ingress", "enforce_leaving"].map(|name| {
             let program: &mut SchedClassifier = load::program(&mut ebpf, name, "TC").unwrap();
             program
@@ -50,6 +59,7 @@ impl Programs {
             .unwrap();
         let egress = egress.fd().unwrap().try_clone().unwrap();
         Self {
+            xdp,
             ingress,
             leaving,
             egress,
@@ -98,6 +108,7 @@ impl Programs {
 
     fn of(&self, hook: Hook) -> &ProgramFd {
         match hook {
+            Hook::XdpIngress => &self.xdp,
             Hook::TcIngress => &self.ingress,
             Hook::TcEgress => &self.leaving,
             Hook::CgroupEgress => &self.egress,
@@ -106,11 +117,7 @@ impl Programs {
 
     /// Runs one of them once on a frame of the interface with this index (`lo` has 1); whether it lets it pass.
     pub fn lets_pass(&self, hook: Hook, frame: &[u8], interface: u32) -> bool {
-        let mut context = [0; 44];
-        // The field `ifindex` of `struct __sk_buff`. For `lo`, which is the kernel's default, it has to be absent.
-        if interface > 1 {
-            context[40..].copy_from_slice(&interface.to_ne_bytes());
-        }
+        let context = context(hook, frame, interface);
         let run = TestRun {
             context: &context,
             ..TestRun::once(frame)
@@ -119,9 +126,49 @@ impl Programs {
             .unwrap_or_else(|error| panic!("{error}: {} bytes {frame:02x?}", frame.len()));
         match (hook, outcome.retval) {
             // `TC_ACT_UNSPEC` is -1, `TC_ACT_SHOT` 2.
-            (Hook::TcIngress | Hook::TcEgress, u32::MAX) | (Hook::CgroupEgress, 1) => true,
-            (Hook::TcIngress | Hook::TcEgress, 2) | (Hook::CgroupEgress, 0) => false,
+            // `XDP_PASS` is 2, `XDP_DROP` 1.
+            (Hook::TcIngress | Hook::TcEgress, u32::MAX) | (Hook::CgroupEgress, 1) | (Hook::XdpIngress, 2) => true,
+            (Hook::TcIngress | Hook::TcEgress, 2) | (Hook::CgroupEgress, 0) | (Hook::XdpIngress, 1) => false,
             (hook, code) => panic!("{hook:?} returned {code}: {frame:02x?}"),
+        }
+    }
+}
+
+/// The hooks at which a test run can be on another interface than `lo`: all of them, and XDP from Linux 5.14 on.
+pub fn hooks() -> Vec<Hook> {
+    let has_context = {
+        let program = bpf::empty_program(ProgramType::Xdp).unwrap();
+        let frame = [0; 64];
+        let run = TestRun {
+            context: &context(Hook::XdpIngress, &frame, 1),
+            ..TestRun::once(&frame)
+        };
+        bpf::test_run(program.as_fd(), run).is_ok()
+    };
+    let mut hooks = Hook::ALL.to_vec();
+    if !has_context {
+        falls_back("test runs of XDP are on lo: no context for them before Linux 5.14");
+        hooks.retain(|hook| *hook != Hook::XdpIngress);
+    }
+    hooks
+}
+
+/// What says that a frame is one of this interface. For `lo`, which is the kernel's default, it is not said.
+fn context(hook: Hook, frame: &[u8], interface: u32) -> Vec<u8> {
+    match hook {
+        Hook::XdpIngress if interface == 1 => Vec::new(),
+        // `struct xdp_md`: `data`, `data_end`, `data_meta`, `ingress_ifindex`, `rx_queue_index`, `egress_ifindex`.
+        Hook::XdpIngress => {
+            let fields = [0, frame.len() as u32, 0, interface, 0, 0];
+            fields.iter().flat_map(|field| field.to_ne_bytes()).collect()
+        }
+        // The last field of these is `ifindex` of `struct __sk_buff`.
+        _ => {
+            let mut context = vec![0; 44];
+            if interface > 1 {
+                context[40..].copy_from_slice(&interface.to_ne_bytes());
+            }
+            context
         }
     }
 }

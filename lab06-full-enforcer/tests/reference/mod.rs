@@ -29,12 +29,12 @@ pub fn packet(frame: &[u8], hook: Hook, interface: &str) -> Packet {
     };
     Packet {
         direction: match hook {
-            Hook::TcIngress => Direction::Ingress,
+            Hook::TcIngress | Hook::XdpIngress => Direction::Ingress,
             Hook::CgroupEgress | Hook::TcEgress => Direction::Egress,
         },
         interface: interface.into(),
         source_mac: match hook {
-            Hook::TcIngress => frame[6..].first_chunk().copied().map(Mac),
+            Hook::TcIngress | Hook::XdpIngress => frame[6..].first_chunk().copied().map(Mac),
             Hook::CgroupEgress | Hook::TcEgress => None,
         },
         content,
@@ -93,7 +93,7 @@ fn mac(dice: &mut Dice) -> Mac {
 pub fn known_at(hook: Hook, identity: Identity) -> Identity {
     match hook {
         Hook::TcEgress => Identity::UNKNOWN,
-        Hook::TcIngress | Hook::CgroupEgress => identity,
+        Hook::TcIngress | Hook::XdpIngress | Hook::CgroupEgress => identity,
     }
 }
 

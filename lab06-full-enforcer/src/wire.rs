@@ -1,0 +1,100 @@
+//! Which hook of an interface decides about what comes in: XDP where frames come from a driver that has it, else TC ingress.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+use aya::programs::{Xdp, xdp::XdpLink};
+use clap::ValueEnum;
+use lab01_count_packets::{
+    attach::{AttachError, XdpMode, attach_xdp},
+    interface::Interface,
+};
+use lab06_full_enforcer_common::key::Hook;
+
+/// Which hook of the interfaces is to decide about what comes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Wire {
+    /// XDP where the driver has it and is none of veth, whose frames mostly come from sockets; else TC.
+    #[default]
+    Auto,
+    /// XDP: in the driver if it can, else behind it.
+    Xdp,
+    /// TC.
+    Tc,
+}
+
+impl Wire {
+    /// The hook of an interface, as far as it is known before it is tried.
+    pub fn hook(self, interface: &Interface) -> &'static str {
+        match self {
+            Self::Xdp => Hook::XdpIngress.name(),
+            Self::Auto if comes_from_a_driver(interface) => "xdp-ingress or tc-ingress",
+            Self::Auto | Self::Tc => Hook::TcIngress.name(),
+        }
+    }
+}
+
+/// An XDP program on an interface, which is detached when this is dropped.
+pub struct OnWire {
+    /// How it is attached.
+    pub mode: XdpMode,
+    _link: XdpLink,
+}
+
+// ANCHOR: attach
+/// Attaches the program, which is loaded, if XDP is to decide; `None` if TC is.
+pub async fn attach(program: &mut Xdp, interface: &Interface, wire: Wire) -> Result<Option<OnWire>, AttachError> {
+    let mode = match wire {
+        Wire::Tc => return Ok(None),
+        Wire::Auto if !comes_from_a_driver(interface) => return Ok(None),
+        Wire::Auto => XdpMode::Native,
+        Wire::Xdp => XdpMode::Auto,
+    };
+    match attach_xdp(program, interface, mode).await {
+        Ok(attached) => Ok(program.take_link(attached.link).ok().map(|link| OnWire {
+            mode: attached.mode,
+            _link: link,
+        })),
+        Err(reason @ (AttachError::Refused { .. } | AttachError::Occupied { .. })) if wire == Wire::Auto => {
+            log::debug!("TC decides about what comes in by {}: {reason}", interface.name);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+// ANCHOR_END: attach
+
+/// Whether XDP is worth a try: on a veth, what sockets have sent would first have to be made what a driver has.
+pub fn comes_from_a_driver(interface: &Interface) -> bool {
+    driver(&interface.name).map_or(true, |driver| driver != "veth")
+}
+
+/// What the driver of an interface calls itself (`ethtool -i`).
+fn driver(interface: &str) -> io::Result<String> {
+    // `struct ethtool_drvinfo` of `include/uapi/linux/ethtool.h`: the command, and behind it 32 bytes for the name.
+    const GET_DRIVER_INFO: u32 = 3;
+    let mut info = [0_u32; 49];
+    info[0] = GET_DRIVER_INFO;
+    // SAFETY: no pointers are passed.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all-zero bytes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    request.ifr_ifru.ifru_data = info.as_mut_ptr().cast();
+    // SAFETY: request and structure live until the call returns, and the structure is as long as the kernel takes it for.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let name: Vec<u8> = info[1..9].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let name = String::from_utf8_lossy(&name);
+    Ok(name.trim_end_matches('\0').to_owned())
+}

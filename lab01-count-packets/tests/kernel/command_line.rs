@@ -211,6 +211,8 @@ fn log_lines_obey_rust_log() -> Result {
             .host
             .inject("eth0", &client.frame_to(&server).ether_type(0x0800).build())?;
         running.wait_for("ipv4-truncated", PATIENCE)?;
+        // Counted first, logged a moment later.
+        wait_until("it is logged", || !expected || !running.stderr().is_empty());
         let finished = running.interrupt(PATIENCE)?;
         let line = "warn: first malformed packet of its kind on this CPU: ipv4-truncated, 14 bytes\n";
         assert_eq!(finished.stderr == line, expected, "{level}: {:?}", finished.stderr);

@@ -100,7 +100,7 @@ pub struct Status {
 /// Where packets are decided about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookStatus {
-    /// `xdp-ingress`, `tc-ingress`, `tc-egress` or `cgroup-egress`.
+    /// `xdp-ingress`, `tc-ingress`, `tc-egress`, `cgroup-egress` or `cgroup-ingress`.
     pub hook: String,
     /// The interface, or the cgroup's folder.
     pub at: String,
@@ -159,7 +159,7 @@ pub struct RuleStats {
 /// What was counted at a hook for a reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReasonStats {
-    /// `xdp-ingress`, `tc-ingress`, `tc-egress` or `cgroup-egress`.
+    /// `xdp-ingress`, `tc-ingress`, `tc-egress`, `cgroup-egress` or `cgroup-ingress`.
     pub hook: String,
     /// `rule`, `default`, `essential` or `malformed`.
     pub reason: String,

@@ -124,7 +124,7 @@ struct InForce {
 struct Attached {
     _xdp: Vec<OnWire>,
     _tc: Vec<TcHooks>,
-    _cgroup: Option<CgroupLink>,
+    _cgroup: Vec<CgroupLink>,
     hooks: Vec<HookStatus>,
 }
 
@@ -368,7 +368,8 @@ pub fn places(options: &Options) -> Result<Vec<(&'static str, String)>, Enforcer
         hooks.into_iter().flatten().map(|hook| (hook, interface.name.clone()))
     });
     let cgroup = places.cgroup.iter();
-    let cgroup = cgroup.map(|cgroup| (key::Hook::CgroupEgress.name(), cgroup.path().display().to_string()));
+    let cgroup = cgroup
+        .flat_map(|cgroup| CGROUP_PROGRAMS.map(|program| (program.hook.name(), cgroup.path().display().to_string())));
     Ok(interfaces.chain(cgroup).collect())
 }
 
@@ -382,8 +383,10 @@ fn load_programs(capacities: &Capacities, options: &Options) -> Result<Ebpf, Loa
         let program: &mut SchedClassifier = load::program(&mut ebpf, name, "TC")?;
         program.load().map_err(|error| load::explain_program(name, error))?;
     }
-    let egress: &mut CgroupSkb = load::program(&mut ebpf, EGRESS, "cgroup_skb")?;
-    egress.load().map_err(|error| load::explain_program(EGRESS, error))?;
+    for CgroupProgram { name, .. } in CGROUP_PROGRAMS {
+        let program: &mut CgroupSkb = load::program(&mut ebpf, name, "cgroup_skb")?;
+        program.load().map_err(|error| load::explain_program(name, error))?;
+    }
     Ok(ebpf)
 }
 
@@ -411,8 +414,25 @@ const TC_PROGRAMS: [TcProgram; 2] = [
     },
 ];
 
-/// The program that is attached to the cgroup.
-const EGRESS: &str = "enforce_egress";
+/// A program of the object that is attached to the cgroup.
+struct CgroupProgram {
+    name: &'static str,
+    hook: key::Hook,
+    attach_to: Hook,
+}
+
+const CGROUP_PROGRAMS: [CgroupProgram; 2] = [
+    CgroupProgram {
+        name: "enforce_egress",
+        hook: key::Hook::CgroupEgress,
+        attach_to: Hook::Egress,
+    },
+    CgroupProgram {
+        name: "enforce_socket",
+        hook: key::Hook::CgroupIngress,
+        attach_to: Hook::Ingress,
+    },
+];
 
 impl Attached {
     async fn to(places: &Places, options: &Options, ebpf: &mut Ebpf) -> Result<Self, EnforcerError> {
@@ -452,21 +472,23 @@ impl Attached {
             }
             tc.push(attached);
         }
-        let mut link = None;
+        let mut links = Vec::new();
         if let Some(cgroup) = &places.cgroup {
-            let program: &mut CgroupSkb = load::program(ebpf, EGRESS, "cgroup_skb")?;
-            let fd = program.fd().map_err(|error| load::explain_program(EGRESS, error))?;
-            link = Some(CgroupLink::attach(fd.as_fd(), cgroup, Hook::Egress)?);
-            hooks.push(HookStatus {
-                hook: key::Hook::CgroupEgress.name().into(),
-                at: cgroup.path().display().to_string(),
-                attached_by: "link".into(),
-            });
+            for CgroupProgram { name, hook, attach_to } in CGROUP_PROGRAMS {
+                let program: &mut CgroupSkb = load::program(ebpf, name, "cgroup_skb")?;
+                let fd = program.fd().map_err(|error| load::explain_program(name, error))?;
+                links.push(CgroupLink::attach(fd.as_fd(), cgroup, attach_to)?);
+                hooks.push(HookStatus {
+                    hook: hook.name().into(),
+                    at: cgroup.path().display().to_string(),
+                    attached_by: "link".into(),
+                });
+            }
         }
         Ok(Self {
             _xdp: xdp,
             _tc: tc,
-            _cgroup: link,
+            _cgroup: links,
             hooks,
         })
     }

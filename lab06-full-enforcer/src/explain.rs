@@ -102,6 +102,16 @@ pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explan
         Direction::Egress => classifier.metadata(interface, NO_MAC, &query.socket(compiled)),
     };
     let decision = classifier.decide(&key, metadata, query.direction, is_loopback);
+    let (decision, hook) = match query.direction {
+        Direction::Ingress if decision.blocks == 0 && decision.reason != Reason::Essential => {
+            let metadata = classifier.metadata(interface, NO_MAC, &query.socket(compiled));
+            match classifier.decide_at_socket(&key, metadata, is_loopback) {
+                Some(blocked) => (blocked, Hook::CgroupIngress),
+                None => (decision, Hook::TcIngress),
+            }
+        }
+        direction => (decision, Hook::for_direction(direction)),
+    };
     let mode = match decision.rule.mode {
         own if decision.reason == Reason::Rule && own == RuleMode::Observe as u8 => Mode::Observe,
         _ => mode.unwrap_or(compiled.mode),
@@ -122,7 +132,7 @@ pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explan
             Reason::Rule => compiled.names[decision.number as usize].clone(),
             reason => reason.name().to_owned(),
         },
-        hook: Hook::for_direction(query.direction).name(),
+        hook: hook.name(),
         reason,
         mode: mode.name(),
         outcome: match (blocks, mode) {

@@ -97,7 +97,7 @@ struct RunOptions {
     #[arg(short, long, value_name = "IF")]
     iface: Vec<String>,
 
-    /// The cgroup whose outgoing packets are decided about, with all below it: a path below the root of cgroup v2, or a
+    /// The cgroup whose sockets' packets are decided about, with all below it: a path below the root of cgroup v2, or a
     /// folder. Without, the root.
     #[arg(long, value_name = "PATH", conflicts_with = "no_cgroup")]
     cgroup: Option<String>,
@@ -233,7 +233,7 @@ struct ExplainOptions {
     #[arg(long, value_name = "MAC", value_parser = parse_mac)]
     mac: Option<Mac>,
 
-    /// The cgroup of the socket that sends it: a path below the root of cgroup v2.
+    /// The cgroup of the socket that sends it, or that it is for: a path below the root of cgroup v2.
     #[arg(long, default_value = "/", value_name = "PATH")]
     cgroup: String,
 

@@ -17,7 +17,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use enforcer_policy::{Flow, Identity, Policy, decide, model};
+use enforcer_policy::{Identity, Policy, model};
 use lab06_full_enforcer::{
     compile::{Capacities, Compiled, compile},
     names::ImaginedSocket,
@@ -74,6 +74,12 @@ fn by_tables(compiled: &Compiled, inspection: &mut Inspection, frame: &[u8], cas
         Hook::TcIngress | Hook::TcEgress | Hook::XdpIngress => {
             inspection.decide(&FromEthernet(frame), &UnknownSocket, &place, &classifier);
         }
+        Hook::CgroupIngress => {
+            let packet = FromIp(&frame[14..], ether_type);
+            if !inspection.is_blocked_at_socket(&packet, &socket, &place, &classifier) {
+                return ("none".into(), Outcome::Passed, Vec::new());
+            }
+        }
         Hook::CgroupEgress => inspection.decide(&FromIp(&frame[14..], ether_type), &socket, &place, &classifier),
     }
     if inspection.is_limited() {
@@ -83,6 +89,9 @@ fn by_tables(compiled: &Compiled, inspection: &mut Inspection, frame: &[u8], cas
         Some(rule) => compiled.names[rule.id as usize].clone(),
         None => inspection.reason().name().to_owned(),
     };
+    if !case.hook.decides() {
+        return (name, inspection.outcome(), Vec::new());
+    }
     let (question, before) = inspection.asked();
     let mut logged = BTreeSet::new();
     counting_matches(compiled, question, before, |rule| {
@@ -103,8 +112,9 @@ fn by_reference(policy: &Policy, frame: &[u8], case: Case) -> Decided {
         uid: Some(case.uid),
         gid: None,
     };
-    let identity = reference::known_at(case.hook, identity);
-    let decision = decide(policy, &packet, &Flow::New, &identity);
+    let Some(decision) = reference::decide(policy, &packet, case.hook, &identity) else {
+        return ("none".into(), Outcome::Passed, Vec::new());
+    };
     let outcome = match decision.outcome(true) {
         enforcer_policy::Outcome::Pass => Outcome::Passed,
         enforcer_policy::Outcome::ObserveDrop => Outcome::Observed,
@@ -134,7 +144,7 @@ fn two_hundred_thousand_decisions_are_those_of_the_reference() {
         let compiled = compile(&policy).unwrap();
         for _ in 0..DECISIONS_EACH / 2 {
             let frame = reference::frame(&mut dice);
-            for hook in Hook::ALL {
+            for hook in Hook::ALL.into_iter().filter(|hook| reference::is_asked(*hook, &frame)) {
                 let interfaces = if dice.percent(10) {
                     reference::INTERFACES
                 } else {
@@ -149,11 +159,15 @@ fn two_hundred_thousand_decisions_are_those_of_the_reference() {
                 let decided = by_tables(&compiled, &mut inspection, &frame, case);
                 let expected = by_reference(&policy, &frame, case);
                 assert_eq!(decided, expected, "{case:?} {frame:02x?}\n{policy:#?}");
-                *seen.entry((inspection.reason().name(), decided.1)).or_default() += 1;
+                if hook.decides() {
+                    *seen.entry((inspection.reason().name(), decided.1)).or_default() += 1;
+                } else {
+                    *seen.entry(("at a socket", decided.1)).or_default() += 1;
+                }
             }
         }
     }
-    for reason in ["rule", "default", "malformed"] {
+    for reason in ["rule", "default", "malformed", "at a socket"] {
         for outcome in Outcome::ALL {
             let count = seen.get(&(reason, outcome)).copied().unwrap_or(0);
             assert!(count >= 100, "{reason} and {outcome:?} are too rare: {seen:?}");
@@ -341,12 +355,13 @@ fn what_is_not_enforced_is_refused_by_name() {
     let mut policy = Policy::allow_all("p");
     policy.rules = vec![rule(0), rule(1)];
     policy.rules[0].cgroup = vec!["batch.slice".into()];
+    policy.rules[0].mac = vec![model::Mac([2, 0, 0, 0, 0, 1])];
     policy.rules[0].gid = vec![model::Range::single(1000)];
     policy.rules[1].state = vec![model::State::New];
     let causes = refused(&policy);
     let begins = [
         "rule rule-0: gid",
-        "rule rule-0: cgroup of what comes in",
+        "rule rule-0: mac beside cgroup or uid",
         "rule rule-1: state",
     ];
     assert_eq!(causes.len(), begins.len());

@@ -38,7 +38,8 @@ pub struct Question {
     /// The numbers of the classes of the first field (in the upper half) and the second.
     pub ports: u64,
     /// The number of the class of the metadata (in the upper half), and that of the protocol in the sixteen bits below;
-    /// from the lowest bit on: eight bits for the slot, four each for direction and kind.
+    /// from the lowest bit on: eight bits for the slot, one for the direction, one for what is sought, and from the
+    /// thirteenth bit on four for the kind.
     pub rest: u64,
 }
 
@@ -56,6 +57,24 @@ impl Question {
         ]
     }
 
+    /// The same, asked where whose socket it is for is known.
+    #[inline(always)]
+    pub(crate) const fn at_socket(self) -> Self {
+        Self {
+            rest: self.rest | AT_SOCKET,
+            ..self
+        }
+    }
+
+    #[inline(always)]
+    const fn sought(self) -> Sought {
+        if self.rest & AT_SOCKET == 0 {
+            Sought::Deciding
+        } else {
+            Sought::AtSocket
+        }
+    }
+
     #[inline(always)]
     const fn slot(self) -> u32 {
         (self.rest & 0xff) as u32
@@ -71,6 +90,9 @@ impl Question {
         (self.rest >> 12 & 0xf) as usize
     }
 }
+
+/// In [`Question::rest`].
+const AT_SOCKET: u64 = 1 << 9;
 
 // Not derived, which would ask the same of the tables.
 impl<T> Clone for Classifier<'_, T> {
@@ -243,7 +265,7 @@ pub fn long_number<T: Tables>(tables: &T, slot: u32, what: u32, key: KeyV6) -> u
 /// The number of the first rule that decides, or [`NO_RULE`].
 #[inline(always)]
 pub fn first_match<T: Tables>(tables: &T, question: Question) -> u32 {
-    let Some(mut search) = Search::new(tables, question, Sought::Deciding) else {
+    let Some(mut search) = Search::new(tables, question, question.sought()) else {
         return NO_RULE;
     };
     // ANCHOR: search
@@ -286,7 +308,7 @@ pub fn counting_matches<T: Tables>(tables: &T, question: Question, before: u32, 
 /// How many steps the search for the deciding rule takes: a step is a partition taken up, or a record compared.
 pub fn steps<T: Tables>(tables: &T, question: Question) -> u32 {
     let mut steps = 0;
-    if let Some(mut search) = Search::new(tables, question, Sought::Deciding) {
+    if let Some(mut search) = Search::new(tables, question, question.sought()) {
         let mut found = NO_RULE;
         while let Some(partition) = search.next() {
             match probe(tables, search.probe(partition, found), || steps += 1) {
@@ -317,7 +339,7 @@ pub fn class_of<T: Tables>(tables: &T, question: Question, field: Field) -> &Cla
 /// As above.
 pub fn in_question<T: Tables>(tables: &T, question: Question) -> impl Iterator<Item = &Record> {
     let config = tables.config(question.slot()).expect("the slot is there");
-    let pending = view(config, question, Sought::Deciding).copied().unwrap_or_default();
+    let pending = view(config, question, question.sought()).copied().unwrap_or_default();
     let first = first_partition(config, question);
     let is_pending = move |number: &u32| pending[*number as usize / 64] >> (number % 64) & 1 != 0;
     let partitions = (0..MAX_PARTITIONS as u32).filter(is_pending);
@@ -337,11 +359,7 @@ fn first_partition(config: &Config, question: Question) -> u32 {
 #[inline(always)]
 fn view(config: &Config, question: Question, sought: Sought) -> Option<&Partitions> {
     let kinds = config.views.get(question.direction())?;
-    let [deciding, counting] = kinds.get(question.kind())?;
-    Some(match sought {
-        Sought::Deciding => deciding,
-        Sought::Counting => counting,
-    })
+    kinds.get(question.kind())?.get(sought as usize)
 }
 
 /// What is asked of a partition, packed into five numbers: see [`Question`] on why.

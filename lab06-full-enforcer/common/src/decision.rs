@@ -130,6 +130,21 @@ impl<T: Tables> Classifier<'_, T> {
         self.config.metadata.asks != 0 || self.config.has & has::LIMITS != 0
     }
 
+    /// Whether a rule blocks a packet of IP that has passed the interface, by whose socket it is for.
+    pub fn decide_at_socket(&self, key: &Key, metadata: u64, is_loopback: bool) -> Option<Decision> {
+        let (question, _) = self.ask(key, metadata, Direction::Ingress, is_loopback);
+        let question = question.at_socket();
+        let number = self.tables.first_match(question);
+        let rule = self.rule(number)?;
+        Some(Decision {
+            blocks: rule.action & Action::Block as u8,
+            reason: Reason::Rule,
+            number,
+            rule,
+            question,
+        })
+    }
+
     /// What to ask about a packet of IP, and what holds if no rule answers.
     #[inline(always)]
     fn ask(&self, key: &Key, metadata: u64, direction: Direction, is_loopback: bool) -> (Question, Decision) {
@@ -279,6 +294,27 @@ impl Inspection {
             self.blocks = classifier.config.block_malformed;
         }
         // ANCHOR_END: stages
+    }
+
+    /// Whether a rule blocks a packet that has passed the interface, by whose socket it is for. What was decided about the
+    /// last packet is forgotten.
+    #[inline(always)]
+    pub fn is_blocked_at_socket<P: Parse, S: Socket, T: Tables>(
+        &mut self,
+        packet: &P,
+        socket: &S,
+        place: &Place,
+        classifier: &Classifier<'_, T>,
+    ) -> bool {
+        self.mode = classifier.veil().over(place.mode as u64) as u8;
+        if !self.parse(packet, classifier.veil()) {
+            self.headers.ip_version = 0;
+        }
+        self.look_metadata_up(packet, socket, place.interface, classifier);
+        self.ask(Direction::Ingress, place.interface == LOOPBACK, *classifier);
+        self.question = self.question.at_socket();
+        self.judge(classifier);
+        self.number != NO_RULE
     }
 
     /// Whether the rule that decided lets only so much pass: then [`Inspection::charge`] says whether this packet does.

@@ -38,21 +38,34 @@ pub enum Hook {
     /// XDP of an interface: what comes in, as the driver hands it over, from its Ethernet header on. In the place of TC
     /// ingress.
     XdpIngress = 3,
+    /// `cgroup_skb` ingress: what is for sockets and has passed the interface, from its IP header on. It only looks for
+    /// rules that block, and name whose socket it is.
+    CgroupIngress = 4,
 }
 
 impl Hook {
     /// How many there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 5;
 
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; Self::COUNT as usize] =
-        [Self::TcIngress, Self::CgroupEgress, Self::TcEgress, Self::XdpIngress];
+    pub const ALL: [Self; Self::COUNT as usize] = [
+        Self::TcIngress,
+        Self::CgroupEgress,
+        Self::TcEgress,
+        Self::XdpIngress,
+        Self::CgroupIngress,
+    ];
+
+    /// Whether it decides about every packet that it sees, and is not only asked whether one is blocked after all.
+    pub const fn decides(self) -> bool {
+        !matches!(self, Self::CgroupIngress)
+    }
 
     /// Which way packets go there.
     #[inline(always)]
     pub const fn direction(self) -> Direction {
         match self {
-            Self::TcIngress | Self::XdpIngress => Direction::Ingress,
+            Self::TcIngress | Self::XdpIngress | Self::CgroupIngress => Direction::Ingress,
             Self::CgroupEgress | Self::TcEgress => Direction::Egress,
         }
     }
@@ -72,6 +85,7 @@ impl Hook {
             Self::CgroupEgress => "cgroup-egress",
             Self::TcEgress => "tc-egress",
             Self::XdpIngress => "xdp-ingress",
+            Self::CgroupIngress => "cgroup-ingress",
         }
     }
 }

@@ -276,11 +276,17 @@ pub enum Sought {
     Deciding = 0,
     /// All that only count.
     Counting = 1,
+    /// The first that blocks what comes in and names whose socket it is for: what `cgroup_skb` ingress looks for. There, what
+    /// is not IP is what is malformed.
+    AtSocket = 2,
 }
 
 impl Sought {
     /// How many there are.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = 3;
+
+    /// All of them, in the order of their indices.
+    pub const ALL: [Self; Self::COUNT] = [Self::Deciding, Self::Counting, Self::AtSocket];
 }
 
 /// How what is known of a packet beside its IP headers is looked up: interface, MAC address, cgroup, user.
@@ -371,8 +377,10 @@ pub struct Config {
     pub slot: u32,
 }
 
-const _: () =
-    assert!(size_of::<Config>() == 6 * 72 + 16 + size_of::<Metadata>() + 2 * Kind::COUNT * 2 * 16 + 8 + 6 * 4 + 16 + 8);
+const _: () = assert!(
+    size_of::<Config>()
+        == 6 * 72 + 16 + size_of::<Metadata>() + 2 * Kind::COUNT * Sought::COUNT * 16 + 8 + 6 * 4 + 16 + 8
+);
 
 /// Bits of [`Config::has`].
 pub mod has {
@@ -380,6 +388,8 @@ pub mod has {
     pub const LIMITS: u32 = 1;
     /// Rules only count what they match.
     pub const COUNTING: u32 = 2;
+    /// Rules block what comes in by whose socket it is for.
+    pub const AT_SOCKET: u32 = 16;
 }
 
 /// The arrays that hold the content of all slots.

@@ -1,5 +1,6 @@
 //! The enforcer's programs: what comes in is decided at XDP or TC ingress, what sockets send at `cgroup_skb` egress, and what else
-//! leaves at TC egress, all by the same tables.
+//! leaves at TC egress, all by the same
+//! tables.
 
 #![no_std]
 #![no_main]
@@ -148,6 +149,34 @@ pub fn enforce_egress(ctx: SkBuffContext) -> i32 {
         &place,
         &classifier,
     ) {
+        Outcome::Passed | Outcome::Observed => ALLOW,
+        Outcome::Dropped => DENY,
+    }
+}
+
+/// Decides about a packet that is for a socket, and has passed the interface, by whose socket that is.
+#[cgroup_skb(ingress)]
+pub fn enforce_socket(ctx: SkBuffContext) -> i32 {
+    let Some((control, classifier)) = in_force() else {
+        return ALLOW;
+    };
+    if classifier.config.has & has::AT_SOCKET == 0 {
+        return ALLOW;
+    }
+    // On the stack, as above: what a task sends by `lo` comes in while it runs.
+    let mut inspection = Inspection::EMPTY;
+    let packet = IpPacket::of(&ctx);
+    let place = Place {
+        hook: Hook::CgroupIngress,
+        interface: packet.interface(),
+        mode: control.mode(),
+    };
+    if !inspection.is_blocked_at_socket(&FromIp(packet), &SocketOf(&ctx), &place, &classifier) {
+        return ALLOW;
+    }
+    let outcome = inspection.outcome();
+    COUNTERS.count(place.hook, &inspection, outcome, inspection.bytes(u64::from(ctx.len())));
+    match outcome {
         Outcome::Passed | Outcome::Observed => ALLOW,
         Outcome::Dropped => DENY,
     }

@@ -309,20 +309,18 @@ fn not_enforced((index, rule): (usize, &model::Rule)) -> Vec<Refusal> {
         message: format!("rule {}: {key} is not enforced by this version", rule.name),
         help: format!("take the rule out, or decide without {key}"),
     });
-    // Where `cgroup_skb` ingress would look for those that block; the others are refused when the policy is read.
-    let of_sockets = [("cgroup", !rule.cgroup.is_empty()), ("uid", !rule.uid.is_empty())];
-    let comes_in = rule.direction != Some(model::Direction::Egress);
-    let of_sockets = of_sockets.into_iter().filter(|(_, is_there)| comes_in && *is_there);
-    let of_sockets = of_sockets.map(|(key, _)| Refusal {
+    // The hook that knows whose socket a packet is for sees no Ethernet header.
+    let names_both = rule.names_identity() && !rule.mac.is_empty();
+    let both = names_both.then(|| Refusal {
         rule: Some(index),
-        key: Some(key),
+        key: Some("mac"),
         message: format!(
-            "rule {}: {key} of what comes in is not enforced by this version",
+            "rule {}: mac beside cgroup or uid is not enforced by this version",
             rule.name
         ),
-        help: "write `direction: egress`".into(),
+        help: "make it two rules, or decide by one of the two".into(),
     });
-    keys.chain(of_sockets).collect()
+    keys.chain(both).collect()
 }
 
 struct Compiler<'a> {
@@ -493,7 +491,7 @@ impl<'a> Compiler<'a> {
     ) -> Result<Vec<Sorted>, CannotEnforce> {
         let mut all: Vec<Sorted> = Vec::new();
         for (kind, views) in views.iter_mut().enumerate() {
-            for (sought, view) in [Sought::Deciding, Sought::Counting].into_iter().zip(views) {
+            for (sought, view) in Sought::ALL.into_iter().zip(views) {
                 let boxes = self.in_view(direction, kind, sought, ranked);
                 let sorted = divide(boxes, MAX_PARTITIONS - all.len()).ok_or_else(too_entangled)?;
                 for number in all.len()..all.len() + sorted.len() {
@@ -522,6 +520,21 @@ impl<'a> Compiler<'a> {
                 })
                 && is_known(rule, direction)
         };
+        let blocks_at_socket = |rule: &model::Rule| {
+            direction == model::Direction::Ingress
+                && rule.covers(direction)
+                && rule.names_identity()
+                && rule.action == model::Action::Block
+                && essential.is_none_or(|essential| decide::names(rule, reason(*essential)))
+                && not_ip.is_none_or(|(_, essential)| {
+                    let is_essential = self.policy.essentials && essential == decide::Reason::Loopback;
+                    !asks_for_ip(rule) && (!is_essential || decide::names(rule, essential))
+                })
+        };
+        let is_in_view = |rule: &model::Rule| match sought {
+            Sought::Deciding | Sought::Counting => is_in_view(rule),
+            Sought::AtSocket => blocks_at_socket(rule),
+        };
         let is_in_view: Vec<bool> = self.rules.iter().map(|rule| is_in_view(rule)).collect();
         let boxes = ranked.iter().zip(&self.boxes);
         let boxes = boxes.filter(|(ranked, (_, one))| {
@@ -529,7 +542,7 @@ impl<'a> Compiler<'a> {
         });
         let boxes = boxes.map(|(ranked, _)| *ranked);
         match sought {
-            Sought::Deciding => without_hidden(boxes),
+            Sought::Deciding | Sought::AtSocket => without_hidden(boxes),
             Sought::Counting => boxes.collect(),
         }
     }
@@ -623,8 +636,8 @@ impl<'a> Compiler<'a> {
             let by_field = self.fields.iter().map(|classes| worst_of_field(classes, view));
             by_field.min().unwrap_or(0)
         };
-        let views = views.iter().map(|[deciding, counting]| WorstCase {
-            deciding: worst(deciding),
+        let views = views.iter().map(|[deciding, counting, at_socket]| WorstCase {
+            deciding: worst(deciding).max(worst(at_socket)),
             counting: worst(counting),
         });
         views.fold(WorstCase::default(), WorstCase::or)
@@ -704,10 +717,18 @@ impl<'a> Compiler<'a> {
         let is_there = |is_it: fn(&model::Action) -> bool| self.rules.iter().any(|rule| is_it(&rule.action));
         let limits = is_there(|action| matches!(action, model::Action::RateLimit(_)));
         let counting = is_there(|action| *action == model::Action::Log);
-        [(limits, has::LIMITS), (counting, has::COUNTING)]
-            .into_iter()
-            .filter_map(|(is_there, bit)| is_there.then_some(bit))
-            .sum()
+        let blocks_at_socket = |rule: &&model::Rule| {
+            rule.covers(model::Direction::Ingress) && rule.names_identity() && rule.action == model::Action::Block
+        };
+        let at_socket = self.rules.iter().any(blocks_at_socket);
+        [
+            (limits, has::LIMITS),
+            (counting, has::COUNTING),
+            (at_socket, has::AT_SOCKET),
+        ]
+        .into_iter()
+        .filter_map(|(is_there, bit)| is_there.then_some(bit))
+        .sum()
     }
 
     fn metadata(&mut self, first_class: u32) -> Result<Metadata, CannotEnforce> {

@@ -270,15 +270,15 @@ fn each_hook_can_be_left_out() {
     for (args, expected) in [
         (
             vec!["run", "--no-xdp", "--no-tc", "--cgroup", &folder],
-            &["cgroup-egress"][..],
+            &["cgroup-egress", "cgroup-ingress"][..],
         ),
         (
             vec!["run", "--no-tc", "--cgroup", &folder],
-            &["xdp-ingress", "cgroup-egress"],
+            &["xdp-ingress", "cgroup-egress", "cgroup-ingress"],
         ),
         (
             vec!["run", "--no-xdp", "--cgroup", &folder],
-            &["tc-ingress", "tc-egress", "cgroup-egress"],
+            &["tc-ingress", "tc-egress", "cgroup-egress", "cgroup-ingress"],
         ),
         // Every interface but lo.
         (vec!["run", "--no-cg"], &["tc-ingress", "tc-egress"]),

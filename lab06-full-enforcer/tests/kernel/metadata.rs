@@ -1,14 +1,19 @@
 //! What is known of a packet beside its headers: interface, MAC address, cgroup, user (Z3, A3, F9).
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    os::fd::AsRawFd as _,
+    time::Duration,
+};
 
+use nix::sys::socket::{SockaddrIn, bind};
 use testbed::{
-    Host,
+    Cgroup, Host,
     traffic::{self, Connection, Server},
 };
 
 use crate::{
-    lab::{Lab, wait_until},
+    lab::{Lab, PATIENCE, wait_until},
     sender::order,
 };
 
@@ -16,6 +21,8 @@ testbed::listed_tests![
     what_a_cgroup_and_those_below_it_send_is_decided_by_its_path,
     a_cgroup_that_is_made_again_is_found_again,
     what_a_user_sends_is_decided_by_its_number,
+    what_comes_in_for_a_cgroup_and_those_below_it_is_blocked_at_the_socket,
+    what_comes_in_for_a_user_is_blocked_at_the_socket,
     what_goes_by_an_interface_is_decided_by_its_name,
     an_interface_that_has_gone_is_told,
     what_a_mac_address_sends_is_decided_by_it,
@@ -27,7 +34,7 @@ fn no(condition: &str) -> String {
 }
 
 /// A cgroup's path as policies have it.
-fn path(cgroup: &testbed::Cgroup) -> String {
+fn path(cgroup: &Cgroup) -> String {
     let name = cgroup.name().unwrap();
     name.to_str().unwrap().trim_start_matches('/').to_owned()
 }
@@ -112,6 +119,56 @@ fn what_a_user_sends_is_decided_by_its_number() {
         assert_eq!(told, ["user", outcome], "{user}");
     }
     assert_eq!(lab.counted("no"), [0, 0, 3]);
+}
+
+/// A socket of the server's, made by a process in the cgroup.
+fn socket_in(lab: &Lab, cgroup: &Cgroup) -> UdpSocket {
+    let socket = cgroup.udp_socket(&lab.server.host).unwrap();
+    bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, 0)).unwrap();
+    socket
+}
+
+/// Whether a datagram of the client's gets to a socket of the server's.
+fn gets_through(lab: &Lab, socket: &UdpSocket) -> bool {
+    let client = lab.client.host.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let before = lab.counted_at("tc-ingress", "default")[0];
+    client.send_to(b"hello", (lab.server.ipv4, port)).unwrap();
+    // At the socket it is decided in the same go.
+    wait_until("it has come in", || lab.counted_at("tc-ingress", "default")[0] > before);
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    socket.recv(&mut [0; 10]).is_ok()
+}
+
+fn what_comes_in_for_a_cgroup_and_those_below_it_is_blocked_at_the_socket() {
+    let lab = Lab::new();
+    let builds = lab.cgroup.child("builds").unwrap();
+    let below = builds.child("job").unwrap();
+    let others = lab.cgroup.child("builds-2").unwrap();
+    let [in_builds, in_below, in_others] = [&builds, &below, &others].map(|cgroup| socket_in(&lab, cgroup));
+    let policy = no(&format!("direction: ingress, cgroup: {}", path(&builds)));
+    let _enforcer = lab.enforce(&lab.file("policy.yaml", &policy), &[]);
+    assert!(gets_through(&lab, &in_others));
+    for blocked in [&in_builds, &in_below] {
+        assert!(!gets_through(&lab, blocked));
+    }
+    assert_eq!(lab.counted("no"), [0, 0, 2]);
+    assert_eq!(lab.counted_at("cgroup-ingress", "rule"), [0, 0, 2]);
+    lab.done(&["mode", "observe"]);
+    assert!(gets_through(&lab, &in_below));
+    assert_eq!(lab.counted("no"), [0, 1, 2]);
+}
+
+fn what_comes_in_for_a_user_is_blocked_at_the_socket() {
+    let lab = Lab::new();
+    let socket = socket_in(&lab, &lab.cgroup);
+    for (users, passes) in [("1-4294967294", true), ("0", false)] {
+        let policy = lab.file("policy.yaml", &no(&format!("uid: {users}")));
+        let enforcer = lab.enforce(&policy, &[]);
+        assert_eq!(gets_through(&lab, &socket), passes, "{users}");
+        assert_eq!(lab.counted("no"), [0, 0, u64::from(!passes)]);
+        enforcer.interrupt(PATIENCE).unwrap();
+    }
 }
 
 fn what_goes_by_an_interface_is_decided_by_its_name() {

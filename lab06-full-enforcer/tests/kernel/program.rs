@@ -30,6 +30,7 @@ pub struct Programs {
     ingress: ProgramFd,
     leaving: ProgramFd,
     egress: ProgramFd,
+    socket: ProgramFd,
     tables: KernelTables,
     counters: Counters,
 }
@@ -52,17 +53,20 @@ impl Programs {
                 .unwrap();
             program.fd().unwrap().try_clone().unwrap()
         });
-        let egress: &mut CgroupSkb = load::program(&mut ebpf, "enforce_egress", "cgroup_skb").unwrap();
-        egress
-            .load()
-            .map_err(|error| load::explain_program("enforce_egress", error))
-            .unwrap();
-        let egress = egress.fd().unwrap().try_clone().unwrap();
+        let [egress, socket] = ["enforce_egress", "enforce_socket"].map(|name| {
+            let program: &mut CgroupSkb = load::program(&mut ebpf, name, "cgroup_skb").unwrap();
+            program
+                .load()
+                .map_err(|error| load::explain_program(name, error))
+                .unwrap();
+            program.fd().unwrap().try_clone().unwrap()
+        });
         Self {
             xdp,
             ingress,
             leaving,
             egress,
+            socket,
             tables: KernelTables::take(&mut ebpf, capacities).unwrap(),
             counters: Counters::take(&mut ebpf).unwrap(),
             _ebpf: ebpf,
@@ -112,6 +116,7 @@ impl Programs {
             Hook::TcIngress => &self.ingress,
             Hook::TcEgress => &self.leaving,
             Hook::CgroupEgress => &self.egress,
+            Hook::CgroupIngress => &self.socket,
         }
     }
 
@@ -127,25 +132,29 @@ impl Programs {
         match (hook, outcome.retval) {
             // `TC_ACT_UNSPEC` is -1, `TC_ACT_SHOT` 2.
             // `XDP_PASS` is 2, `XDP_DROP` 1.
-            (Hook::TcIngress | Hook::TcEgress, u32::MAX) | (Hook::CgroupEgress, 1) | (Hook::XdpIngress, 2) => true,
-            (Hook::TcIngress | Hook::TcEgress, 2) | (Hook::CgroupEgress, 0) | (Hook::XdpIngress, 1) => false,
+            (Hook::TcIngress | Hook::TcEgress, u32::MAX)
+            | (Hook::CgroupEgress | Hook::CgroupIngress, 1)
+            | (Hook::XdpIngress, 2) => true,
+            (Hook::TcIngress | Hook::TcEgress, 2)
+            | (Hook::CgroupEgress | Hook::CgroupIngress, 0)
+            | (Hook::XdpIngress, 1) => false,
             (hook, code) => panic!("{hook:?} returned {code}: {frame:02x?}"),
         }
     }
 }
 
-/// The hooks at which a test run can be on another interface than `lo`: all of them, and XDP from Linux 5.14 on.
+/// The hooks that decide and at which a test run can be on another interface than `lo`: XDP from Linux 5.14 on.
 pub fn hooks() -> Vec<Hook> {
     let has_context = {
         let program = bpf::empty_program(ProgramType::Xdp).unwrap();
         let frame = [0; 64];
         let run = TestRun {
-            context: &context(Hook::XdpIngress, &frame, 1),
+            context: &context(Hook::XdpIngress, &frame, 0),
             ..TestRun::once(&frame)
         };
         bpf::test_run(program.as_fd(), run).is_ok()
     };
-    let mut hooks = Hook::ALL.to_vec();
+    let mut hooks: Vec<Hook> = Hook::ALL.into_iter().filter(|hook| hook.decides()).collect();
     if !has_context {
         falls_back("test runs of XDP are on lo: no context for them before Linux 5.14");
         hooks.retain(|hook| *hook != Hook::XdpIngress);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use enforcer_policy::{
-    Content, Identity, Ip, Packet, Policy, Transport,
+    Content, Decision, Flow, Identity, Ip, Packet, Policy, Transport, decide_at_hook, decide_at_socket,
     model::{
         Action, Address, DefaultVerdict, Direction, Mac, MalformedVerdict, Mode, Order, Per, Prefix, Protocol, Range,
         Rate, RateLimit, Rule, RuleMode, Set,
@@ -24,18 +24,18 @@ pub fn packet(frame: &[u8], hook: Hook, interface: &str) -> Packet {
     let content = match hook {
         // A `cgroup_skb` program sees no Ethernet header, and so none of its tags: what is not IP by its first EtherType
         // is not IP.
-        Hook::CgroupEgress if !matches!(ether_type, 0x0800 | 0x86dd) => Content::NotIp,
+        Hook::CgroupEgress | Hook::CgroupIngress if !matches!(ether_type, 0x0800 | 0x86dd) => Content::NotIp,
         _ => content(frame),
     };
     Packet {
         direction: match hook {
-            Hook::TcIngress | Hook::XdpIngress => Direction::Ingress,
+            Hook::TcIngress | Hook::XdpIngress | Hook::CgroupIngress => Direction::Ingress,
             Hook::CgroupEgress | Hook::TcEgress => Direction::Egress,
         },
         interface: interface.into(),
         source_mac: match hook {
             Hook::TcIngress | Hook::XdpIngress => frame[6..].first_chunk().copied().map(Mac),
-            Hook::CgroupEgress | Hook::TcEgress => None,
+            Hook::CgroupEgress | Hook::TcEgress | Hook::CgroupIngress => None,
         },
         content,
     }
@@ -89,12 +89,20 @@ fn mac(dice: &mut Dice) -> Mac {
     Mac([2, 0, 0, 0, 0, dice.below(4) as u8])
 }
 
-/// Whose socket a packet is of, if it is of this one, as far as the hook knows.
-pub fn known_at(hook: Hook, identity: Identity) -> Identity {
+/// What a hook says about a packet, of a socket of this identity; `None` if it does not decide.
+pub fn decide(policy: &Policy, packet: &Packet, hook: Hook, identity: &Identity) -> Option<Decision> {
     match hook {
-        Hook::TcEgress => Identity::UNKNOWN,
-        Hook::TcIngress | Hook::XdpIngress | Hook::CgroupEgress => identity,
+        Hook::CgroupIngress => decide_at_socket(policy, packet, &Flow::New, identity),
+        Hook::TcEgress => Some(decide_at_hook(policy, packet, &Flow::New, &Identity::UNKNOWN)),
+        Hook::TcIngress | Hook::XdpIngress | Hook::CgroupEgress => {
+            Some(decide_at_hook(policy, packet, &Flow::New, identity))
+        }
     }
+}
+
+/// Whether a hook is ever asked about a frame: sockets of IP get no others.
+pub fn is_asked(hook: Hook, frame: &[u8]) -> bool {
+    hook != Hook::CgroupIngress || matches!([frame[12], frame[13]], [0x08, 0x00] | [0x86, 0xdd])
 }
 
 /// The interfaces that rules and packets have.
@@ -225,8 +233,14 @@ fn rule(name: &str, dice: &mut Dice) -> Rule {
 /// Has some of the rules ask for the user, and for the cgroup if it may.
 pub fn ask_for_sockets(policy: &mut Policy, dice: &mut Dice, with_cgroups: bool) {
     for rule in policy.rules.iter_mut().filter(|rule| rule.mac.is_empty()) {
+        // What comes in is only blocked by them.
+        let direction = if rule.action == Action::Block {
+            rule.direction
+        } else {
+            Some(Direction::Egress)
+        };
         if dice.percent(20) {
-            rule.direction = Some(Direction::Egress);
+            rule.direction = direction;
             rule.uid = dice.some_of(2, |dice| {
                 let first = dice.one_of(&UIDS);
                 Range {
@@ -236,7 +250,7 @@ pub fn ask_for_sockets(policy: &mut Policy, dice: &mut Dice, with_cgroups: bool)
             });
         }
         if with_cgroups && dice.percent(20) {
-            rule.direction = Some(Direction::Egress);
+            rule.direction = direction;
             rule.cgroup = dice.some_of(2, |dice| dice.one_of(&CGROUPS).to_owned());
         }
     }

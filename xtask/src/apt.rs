@@ -52,13 +52,25 @@ pub struct Apt {
     folder: PathBuf,
     log: PathBuf,
     mirrors: Mirrors,
+    /// Debian's name of another processor than this machine's, whose packages are wanted.
+    processor: Option<&'static str>,
 }
 
 impl Apt {
     /// Makes the state. `name` sets it apart from another one that may be in use at the same time.
     pub fn create(workspace: &Workspace, name: &str) -> Result<Self> {
+        Self::with(workspace, name, None)
+    }
+
+    /// As [`Apt::create`], for the packages of a processor by Debian's name, as `arm64`.
+    pub fn create_for(workspace: &Workspace, name: &str, processor: &'static str) -> Result<Self> {
+        Self::with(workspace, name, Some(processor))
+    }
+
+    fn with(workspace: &Workspace, name: &str, processor: Option<&'static str>) -> Result<Self> {
         require_apt()?;
         let apt = Self {
+            processor,
             folder: workspace.tools().join(name),
             log: workspace.tools().join("log"),
             mirrors: Mirrors::of_this_machine()?,
@@ -152,6 +164,11 @@ impl Apt {
             "APT::Sandbox::User=".to_owned(),
         ] {
             command.args(["-o", &setting]);
+        }
+        if let Some(processor) = self.processor {
+            for setting in ["APT::Architecture", "APT::Architectures::"] {
+                command.args(["-o", &format!("{setting}={processor}")]);
+            }
         }
         command
     }

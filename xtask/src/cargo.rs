@@ -46,8 +46,14 @@ pub fn command(workspace: &Workspace) -> Command {
 ///
 /// The compiler's messages and cargo's progress go to standard error, as they would without us.
 pub fn build<A: AsRef<OsStr>>(workspace: &Workspace, what: &str, args: &[A]) -> Result<Built> {
-    let output = command(workspace)
-        .args(args)
+    let mut command = command(workspace);
+    command.args(args);
+    build_by(command, what)
+}
+
+/// As [`build`], by a cargo that has its arguments already.
+pub fn build_by(mut cargo: Command, what: &str) -> Result<Built> {
+    let output = cargo
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

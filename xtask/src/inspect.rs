@@ -80,7 +80,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
 
 /// Has the verifiers of other kernels judge the labs' objects, and compares that with the record or writes it there.
 fn on_kernels(workspace: &Workspace, options: &Options, kernel: &str, labs: &[Lab]) -> Result<ExitCode> {
-    let machines = vm::Lab::obtain(workspace, kernel, None)?;
+    let machines = vm::Lab::obtain(workspace, kernel, None, vm::Processor::default())?;
     let mut programs = vec!["inspect"];
     programs.extend(labs.iter().map(|lab| lab.name.as_str()));
     let built = cargo::build_programs(workspace, "what is to be inspected", &programs, &[])?;

@@ -55,6 +55,12 @@ pub struct Options {
     #[arg(long, value_name = "FOLDER", requires = "kernel")]
     modules: Option<PathBuf>,
 
+    /// The processor of the virtual machine. For arm64 everything is built, linked and emulated with what is downloaded
+    /// into the project.
+    #[arg(long, value_enum, value_name = "amd64|arm64", default_value_t, hide_possible_values = true, requires = "kernel",
+          conflicts_with_all = ["modules", "bless"])]
+    arch: vm::Processor,
+
     /// Take what these kernels can do over into the guide's table of kernels, instead of comparing.
     #[arg(long, requires = "kernel", conflicts_with_all = ["modules", "filter"])]
     bless: bool,
@@ -120,11 +126,18 @@ fn run_in_vm(workspace: &Workspace, options: &Options, kernel: &str, selected: &
             bail!(UsageError("no kernels.toml names its features".into()));
         }
     }
-    let lab = vm::Lab::obtain(workspace, kernel, options.modules.as_deref())?;
+    let lab = vm::Lab::obtain(workspace, kernel, options.modules.as_deref(), options.arch)?;
     let mut args = vec!["test", "--no-run", "--test", KERNEL];
     // All of them, as for the tests on this machine, so that nothing is built with other features than for those.
     args.extend(package_args(selected));
-    let built = cargo::build(workspace, "what is to be tested", &args)?;
+    let (built, arm64) = match options.arch {
+        vm::Processor::Amd64 => (cargo::build(workspace, "what is to be tested", &args)?, None),
+        vm::Processor::Arm64 => {
+            let root = vm::arm64::Root::obtain(workspace)?;
+            let programs = root.build(workspace, &args)?;
+            (programs.tests, Some((root, programs.init)))
+        }
+    };
     let is_wanted = |test: &&Executable| packages.iter().any(|package| package.name == test.package);
     let tests: Vec<_> = built
         .executables
@@ -137,6 +150,7 @@ fn run_in_vm(workspace: &Workspace, options: &Options, kernel: &str, selected: &
         programs: &built.executables,
         filter: &options.filter,
         only: options.features.then_some(&declared),
+        arm64: arm64.as_ref().map(|(root, init)| (root, init.as_path())),
     };
     let mut reports = lab.test(workspace, &what)?;
     if options.filter.is_empty() && !interrupt::happened() {

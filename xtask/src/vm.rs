@@ -1,11 +1,13 @@
 //! Tests inside virtual machines with other kernels: the very programs that run on this machine's kernel.
 
 mod archive;
+pub mod arm64;
 pub mod guest;
 mod initramfs;
 mod kernel;
 mod message;
 mod modules;
+mod processor;
 mod qemu;
 mod report;
 
@@ -32,6 +34,7 @@ use self::{
 };
 pub use self::{
     kernel::{ALL as ALL_KERNELS, NEWEST},
+    processor::Processor,
     report::KernelReport,
 };
 use crate::{
@@ -64,9 +67,9 @@ pub struct Lab {
 impl Lab {
     /// Finds what is needed, and downloads what is missing. `kernels` are series with commas between them, `all`, or a
     /// file, whose modules lie in `modules`.
-    pub fn obtain(workspace: &Workspace, kernels: &str, modules: Option<&Path>) -> Result<Self> {
-        let kernels = kernel::Choice::of(kernels, modules)?.obtain(workspace)?;
-        let qemu = Qemu::obtain(workspace)?;
+    pub fn obtain(workspace: &Workspace, kernels: &str, modules: Option<&Path>, processor: Processor) -> Result<Self> {
+        let kernels = kernel::Choice::of(kernels, modules)?.obtain(workspace, processor)?;
+        let qemu = Qemu::obtain(workspace, processor)?;
         Ok(Self { qemu, kernels })
     }
 
@@ -205,6 +208,8 @@ pub struct What<'a> {
     pub filter: &'a [String],
     /// Only the tests that show one of these features.
     pub only: Option<&'a Vec<Declared>>,
+    /// For arm64: what the guest's file system is made of, and its first program.
+    pub arm64: Option<(&'a arm64::Root, &'a Path)>,
 }
 
 /// Downloads QEMU where this machine has none, and the kernels of `all` where there are none or newer ones.
@@ -212,7 +217,7 @@ pub fn prepare(workspace: &Workspace) -> Result<()> {
     for series in kernel::ALL {
         Kernel::renew(workspace, series)?;
     }
-    Qemu::obtain(workspace).map(drop)
+    Qemu::obtain(workspace, Processor::default()).map(drop)
 }
 
 /// What is the same for all kernels.
@@ -228,18 +233,13 @@ struct Guest {
 
 impl Guest {
     fn of(workspace: &Workspace, test: &Executable, what: &What) -> Result<Self> {
-        let folder = scratch(workspace)?;
-        let stripped = |program: &Path| initramfs::stripped(program, &folder);
-        let mut tree = empty_tree(workspace)?;
-        for tool in TOOLS.iter().filter_map(|tool| find_in_path(tool, guest::PATH.as_ref())) {
-            tree.program(&tool, initramfs::contents)?;
-        }
-        add_bpftool(&mut tree, workspace)?;
-        tree.program(&test.path, stripped)?;
         // A test knows the lab's own program by the path that cargo gave it.
-        for program in what.programs.iter().filter(|program| is_own_program(program, test)) {
-            tree.program(&program.path, stripped)?;
-        }
+        let own = what.programs.iter().filter(|program| is_own_program(program, test));
+        let programs = [test].into_iter().chain(own).map(|program| program.path.as_path());
+        let mut tree = match what.arm64 {
+            Some((root, init)) => arm64_tree(root, init, programs)?,
+            None => tree_of_this_machine(workspace, programs)?,
+        };
         tree.folder(&test.folder);
         Ok(Self {
             package: test.package.clone(),
@@ -386,13 +386,35 @@ fn job_with(modules: &[modules::Module], runs: &[Run]) -> Result<Vec<u8>> {
     Ok(tree.archive())
 }
 
+/// What tests need of this machine, and these programs, with the libraries of all.
+fn tree_of_this_machine<'a>(workspace: &Workspace, programs: impl Iterator<Item = &'a Path>) -> Result<Tree> {
+    let folder = scratch(workspace)?;
+    let mut tree = empty_tree(workspace)?;
+    for tool in TOOLS.iter().filter_map(|tool| find_in_path(tool, guest::PATH.as_ref())) {
+        tree.program(&tool, initramfs::contents)?;
+    }
+    add_bpftool(&mut tree, workspace)?;
+    for program in programs {
+        tree.program(program, |program| initramfs::stripped(program, &folder))?;
+    }
+    Ok(tree)
+}
+
+/// The same of Debian's packages for arm64.
+fn arm64_tree<'a>(root: &arm64::Root, init: &Path, programs: impl Iterator<Item = &'a Path>) -> Result<Tree> {
+    let mut tree = Tree::with_folders();
+    root.fill(&mut tree)?;
+    tree.file("/init", 0o755, initramfs::contents(init)?);
+    for program in programs {
+        tree.file(program, 0o755, initramfs::contents(program)?);
+    }
+    Ok(tree)
+}
+
 /// A guest's first files: the folders, and this very program as what starts first.
 fn empty_tree(workspace: &Workspace) -> Result<Tree> {
     let folder = scratch(workspace)?;
-    let mut tree = Tree::default();
-    for folder in ["/dev", "/proc", "/root", "/run", "/sys", "/tmp"] {
-        tree.folder(folder);
-    }
+    let mut tree = Tree::with_folders();
     tree.ourselves("/init", |program| initramfs::stripped(program, &folder))?;
     Ok(tree)
 }

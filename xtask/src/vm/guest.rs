@@ -16,7 +16,11 @@ use anyhow::{Context as _, Result, bail};
 use super::message::{JOB, Job, Message, Module, Run};
 use crate::test::RESULTS;
 
-const LINE_TO_THE_HOST: &str = "/dev/ttyS1";
+const LINE_TO_THE_HOST: &str = if cfg!(target_arch = "aarch64") {
+    "/dev/ttyAMA1"
+} else {
+    "/dev/ttyS1"
+};
 
 /// The search path for programs, as a login shell of root has it.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

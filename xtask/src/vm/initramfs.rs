@@ -25,6 +25,15 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// With the folders in which something is mounted or left.
+    pub fn with_folders() -> Self {
+        let mut tree = Self::default();
+        for folder in ["/dev", "/proc", "/root", "/run", "/sys", "/tmp"] {
+            tree.folder(folder);
+        }
+        tree
+    }
+
     /// Adds a folder, and those that it lies in.
     pub fn folder(&mut self, path: impl AsRef<Path>) {
         for folder in path.as_ref().ancestors().filter(|folder| folder.parent().is_some()) {
@@ -38,6 +47,28 @@ impl Tree {
         self.folder(path.parent().unwrap_or(path));
         self.entries
             .insert(path.to_owned(), Entry::File { permissions, content });
+    }
+
+    /// Adds a symbolic link.
+    pub fn link(&mut self, path: impl AsRef<Path>, goal: impl Into<PathBuf>) {
+        self.entries
+            .insert(path.as_ref().to_owned(), Entry::Link { goal: goal.into() });
+    }
+
+    /// Adds those files and links of `folder` that are wanted, as they are, to the folder `path`; not what lies below.
+    pub fn files_of(&mut self, folder: &Path, path: &Path, wanted: fn(&Path) -> bool) -> Result<()> {
+        self.folder(path);
+        let entries = fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("{} cannot be read", folder.display()))?;
+            let (file, path, kind) = (entry.path(), path.join(entry.file_name()), entry.file_type()?);
+            if kind.is_symlink() && wanted(&file) {
+                self.link(path, fs::read_link(&file)?);
+            } else if kind.is_file() && wanted(&file) {
+                self.file(path, entry.metadata()?.mode(), contents(&file)?);
+            }
+        }
+        Ok(())
     }
 
     /// Adds a program of this machine with the libraries that it loads, at its own path; `read` gets its bytes.
@@ -195,6 +226,29 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn files_of_a_folder_are_taken_with_links_and_permissions_and_only_those_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("below")).unwrap();
+        for (name, mode) in [("dash", 0o755), ("libc.a", 0o644)] {
+            let file = folder.path().join(name);
+            fs::write(&file, name).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        symlink("dash", folder.path().join("sh")).unwrap();
+        let mut tree = Tree::default();
+        let wanted = |path: &Path| path.extension().is_none();
+        tree.files_of(folder.path(), Path::new("/usr/bin"), wanted).unwrap();
+        let paths: Vec<_> = tree.entries.keys().map(|path| path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["/usr", "/usr/bin", "/usr/bin/dash", "/usr/bin/sh"]);
+        let entries = &tree.entries;
+        assert!(matches!(&entries[Path::new("/usr/bin/sh")], Entry::Link { goal } if goal == Path::new("dash")));
+        assert!(matches!(
+            &entries[Path::new("/usr/bin/dash")],
+            Entry::File { permissions, .. } if permissions & 0o777 == 0o755
+        ));
+    }
 
     #[test]
     fn libraries_are_read_from_what_ldd_prints() {

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::modules::Modules;
+use super::{modules::Modules, processor::Processor};
 use crate::{
     apt::{self, Apt, Suite},
     setup,
@@ -65,18 +65,19 @@ impl Kernel {
     }
 
     /// The newest kernel of a series, such as `6.1`, out of Debian's packages; downloaded where it is not there yet.
-    pub fn of_series(workspace: &Workspace, series: &str) -> Result<Self> {
-        let folder = workspace.tools().join("kernels").join(series);
-        if let Some(kernel) = Self::unpacked(series, &folder) {
+    pub fn of_series(workspace: &Workspace, series: &str, processor: Processor) -> Result<Self> {
+        let name = processor.series(series);
+        let folder = workspace.tools().join("kernels").join(&name);
+        if let Some(kernel) = Self::unpacked(&name, &folder) {
             return Ok(kernel);
         }
         let _alone = setup::lock(workspace)?;
         // Somebody else may have downloaded it while we waited for the lock.
-        if let Some(kernel) = Self::unpacked(series, &folder) {
+        if let Some(kernel) = Self::unpacked(&name, &folder) {
             return Ok(kernel);
         }
-        download(workspace, series, &folder)?;
-        Self::unpacked(series, &folder)
+        download(workspace, series, processor, &folder)?;
+        Self::unpacked(&name, &folder)
             .with_context(|| format!("Debian's packages of Linux {series} hold no kernel image with modules"))
     }
 
@@ -84,7 +85,7 @@ impl Kernel {
     pub fn renew(workspace: &Workspace, series: &str) -> Result<()> {
         let folder = workspace.tools().join("kernels").join(series);
         let _alone = setup::lock(workspace)?;
-        download(workspace, series, &folder)
+        download(workspace, series, Processor::default(), &folder)
     }
 
     /// The release, by which a kernel's folder of modules is called.
@@ -149,12 +150,17 @@ impl<'a> Choice<'a> {
     }
 
     /// Finds them; downloads what is missing.
-    pub fn obtain(&self, workspace: &Workspace) -> Result<Vec<Kernel>> {
+    pub fn obtain(&self, workspace: &Workspace, processor: Processor) -> Result<Vec<Kernel>> {
         match self {
             Self::Series(series) => series
                 .iter()
-                .map(|series| Kernel::of_series(workspace, series))
+                .map(|series| Kernel::of_series(workspace, series, processor))
                 .collect(),
+            Self::Image(..) if processor != Processor::default() => {
+                bail!(UsageError(
+                    "--arch goes with a series of kernels, not with a file".into()
+                ))
+            }
             Self::Image(image, modules) => Ok(vec![Kernel::given(image, *modules)?]),
         }
     }
@@ -218,8 +224,8 @@ fn suites(series: &str) -> Vec<Suite> {
 }
 
 /// Downloads the newest kernel of a series into `folder`, unless it is that one that lies there.
-fn download(workspace: &Workspace, series: &str, folder: &Path) -> Result<()> {
-    let apt = Apt::create(workspace, "apt-kernels")?;
+fn download(workspace: &Workspace, series: &str, processor: Processor, folder: &Path) -> Result<()> {
+    let apt = Apt::create_for(workspace, "apt-kernels", processor.name())?;
     let mut offered = Vec::new();
     let mut unreadable = None;
     for suite in suites(series) {
@@ -228,7 +234,10 @@ fn download(workspace: &Workspace, series: &str, folder: &Path) -> Result<()> {
             unreadable = Some(error);
             continue;
         }
-        let names = apt.names("^linux-(image|binary|modules)-[0-9].*-cloud-amd64$")?;
+        let names = apt.names(&format!(
+            "^linux-(image|binary|modules)-[0-9].*-cloud-{}$",
+            processor.name()
+        ))?;
         let releases = releases(&names);
         if let Some(release) = newest(&releases, series) {
             let there = Kernel::unpacked(series, folder);
@@ -320,7 +329,9 @@ fn series_of(release: &str) -> Option<&str> {
 /// The numbers in a release, by which releases are ordered.
 fn numbers(release: &str) -> Vec<u64> {
     release
-        .trim_end_matches("-cloud-amd64")
+        .split("-cloud-")
+        .next()
+        .unwrap_or(release)
         .split(|c: char| !c.is_ascii_digit())
         .filter_map(|digits| digits.parse().ok())
         .collect()

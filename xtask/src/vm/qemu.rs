@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use regex::Regex;
 
-use super::message::Message;
+use super::{message::Message, processor::Processor};
 use crate::{
     apt::{self, Suite},
     machine::find_in_path,
@@ -24,10 +24,7 @@ use crate::{
     workspace::Workspace,
 };
 
-const PROGRAM: &str = "qemu-system-x86_64";
-
-/// Debian's package of it, from the suite whose QEMU is new enough to be emulated well.
-const PACKAGE: &str = "qemu-system-x86";
+/// The suite whose QEMU is new enough to be emulated well.
 const SUITE: Suite = Suite::main("trixie");
 
 /// How many lines of the console an error shows.
@@ -35,65 +32,85 @@ const TAIL: usize = 15;
 
 /// How to start QEMU.
 pub struct Qemu {
+    processor: Processor,
     program: PathBuf,
     args: Vec<OsString>,
 }
 
 impl Qemu {
     /// Finds QEMU; downloads it where this machine has none.
-    pub fn obtain(workspace: &Workspace) -> Result<Self> {
+    pub fn obtain(workspace: &Workspace, processor: Processor) -> Result<Self> {
         let path = env::var_os("PATH").unwrap_or_default();
-        if let Some(program) = find_in_path(PROGRAM, &path) {
+        // The program, Debian's package of it, and the folder that it is unpacked into.
+        let (program, package, folder) = match processor {
+            Processor::Amd64 => ("qemu-system-x86_64", "qemu-system-x86", "qemu"),
+            Processor::Arm64 => ("qemu-system-aarch64", "qemu-system-arm", "qemu-arm64"),
+        };
+        if let Some(program) = find_in_path(program, &path) {
             return Ok(Self {
+                processor,
                 program,
                 args: Vec::new(),
             });
         }
-        let folder = workspace.tools().join("qemu");
+        let folder = workspace.tools().join(folder);
         if !folder.is_dir() {
             let _alone = setup::lock(workspace)?;
             // Somebody else may have downloaded it while we waited for the lock.
             if !folder.is_dir() {
-                apt::unpack_with_dependencies(workspace, SUITE, PACKAGE, &folder).with_context(|| {
-                    format!("{PROGRAM} is not installed and cannot be downloaded; on Debian: apt-get install {PACKAGE}")
+                apt::unpack_with_dependencies(workspace, SUITE, package, &folder).with_context(|| {
+                    format!("{program} is not installed and cannot be downloaded; on Debian: apt-get install {package}")
                 })?;
             }
         }
-        Ok(Self::unpacked(&folder))
+        Ok(Self::unpacked(processor, program, &folder))
     }
 
     /// Debian's QEMU with Debian's libraries, whichever this machine has: started by their own loader.
-    fn unpacked(folder: &Path) -> Self {
+    fn unpacked(processor: Processor, program: &str, folder: &Path) -> Self {
         let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|path| folder.join(path));
         let mut args: Vec<OsString> = vec!["--library-path".into()];
         args.push(env::join_paths(libraries).unwrap_or_default());
-        args.push(folder.join("usr/bin").join(PROGRAM).into());
+        args.push(folder.join("usr/bin").join(program).into());
         for firmware in ["usr/share/qemu", "usr/share/seabios"] {
             args.extend(["-L".into(), folder.join(firmware).into()]);
         }
         Self {
+            processor,
             program: folder.join("usr/lib64/ld-linux-x86-64.so.2"),
             args,
         }
     }
 
-    fn command(&self, machine: &Machine, console: &Path) -> Command {
+    fn command(&self, machine: &Machine, log: &Path) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.args);
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
-        command.args(["-machine", "q35", "-m", "1024", "-smp", &machine.cpus.to_string()]);
-        if kvm_works() {
-            command.args(["-accel", "kvm", "-cpu", "host"]);
-        } else {
+        command.args(["-m", "1024", "-smp", &machine.cpus.to_string()]);
+        command.args(match self.processor {
+            // Without pointer authentication, which takes long to emulate.
+            Processor::Arm64 => ["-machine", "virt", "-accel", "tcg,thread=multi", "-cpu", "neoverse-n1"],
+            Processor::Amd64 if kvm_works() => ["-machine", "q35", "-accel", "kvm", "-cpu", "host"],
             // QEMU 7.2 cannot emulate cmpxchg16b as kernels use it (double fault), and they do well without. Nor should
             // they think that `rep movsb` is fast: it is emulated byte by byte.
-            command.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-erms,-fsrm"]);
-        }
+            Processor::Amd64 => [
+                "-machine",
+                "q35",
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "max,-cx16,-erms,-fsrm",
+            ],
+        });
         command.arg("-kernel").arg(machine.image);
         command.arg("-initrd").arg(machine.initramfs);
-        command.args(["-append", machine.command_line]);
+        let console = match self.processor {
+            Processor::Amd64 => "console=ttyS0",
+            Processor::Arm64 => "console=ttyAMA0",
+        };
+        command.args(["-append", &format!("{console} {}", machine.command_line)]);
         let mut file = OsString::from("file:");
-        file.push(console);
+        file.push(log);
         command.arg("-serial").arg(file).args(["-serial", "stdio"]);
         command
     }
@@ -111,7 +128,7 @@ fn kvm_works() -> bool {
 /// A kernel that panics or oopses ends the run at once. The BPF LSM is named, since 5.10 starts without it. All emulated
 /// processors tell the time from one counter: 5.10 and 6.1 doubt that, and would ask another, emulated clock instead,
 /// which takes long.
-pub const COMMAND_LINE: &str = "console=ttyS0 panic=-1 oops=panic loglevel=5 mitigations=off tsc=reliable \
+pub const COMMAND_LINE: &str = "panic=-1 oops=panic loglevel=5 mitigations=off tsc=reliable \
                                 lsm=lockdown,capability,yama,bpf rdinit=/init -- guest";
 
 /// What to boot.

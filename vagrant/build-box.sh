@@ -147,10 +147,18 @@ step() {
     set -e
     if [ $outcome -ne 0 ]; then
         tail -n 25 "$work/log" >&2
+        require_room "$what"
         fail "$what failed; the last lines of its output stand above"
     fi
     say "  ✓ $what ($((SECONDS - started)) s)"
     if [ -f "$work/release" ]; then release=$(cat "$work/release"); fi
+}
+
+# Few programs say that it is for want of room that they have failed.
+require_room() {
+    local left
+    left=$(df --output=avail --block-size=1M "$work" | tail -n 1)
+    [ "$left" -ge 100 ] || fail "$1 failed, for the disk that holds $here/boxes is full ($((left)) MiB are left)"
 }
 
 in_root() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"; }

@@ -81,11 +81,18 @@ in_guest() { vagrant ssh --no-tty -c "$1"; }
 # Hundreds of percentages, drawn over one another on a terminal.
 without_progress() { sed -u -E 's/(\r|\x1b\[K|Progress: [0-9]+%)+//g'; }
 
+# The machine's disks grow, and a machine whose disk cannot is stopped without a word.
+for_want_of_room() {
+    local left
+    left=$(df --output=avail --block-size=1M /scratch | tail -n 1)
+    [ "$left" -ge 100 ] || printf ', for the disk that holds target/vagrant is full (%s MiB are left)' "$((left))"
+}
+
 # Runs a command with its output shown and kept in /scratch/NAME.log.
 step() {
     local name=$1 started=$SECONDS
     shift
-    "$@" 2>&1 | without_progress | tee "/scratch/$name.log" || fail "$* failed"
+    "$@" 2>&1 | without_progress | tee "/scratch/$name.log" || fail "$* failed$(for_want_of_room)"
     say "✓ $name ($((SECONDS - started)) s)"
 }
 

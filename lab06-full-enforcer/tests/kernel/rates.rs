@@ -13,7 +13,7 @@ use enforcer_policy::{
 use lab06_full_enforcer_common::key::Hook;
 use testbed::{
     bpf::{self, TestRun},
-    harness::unsupported,
+    harness::{needs_two_cpus, unsupported},
     packets::ethernet,
     stay_on_cpu,
 };
@@ -149,6 +149,7 @@ fn two_cpus_are_held_to_one_rate() {
     // As fast as they can, and the most of what passes at the beginning, when both take at every packet: where they would
     // meet, were there no lock. The bucket is empty long before the end and never full again, so nothing is left over.
     const RUNS: u32 = 1_000_000;
+    needs_two_cpus();
     let (rate, burst) = (20_000_u32, 400_000_u32);
     let mut programs = Programs::load();
     programs.apply(&limited(Rate::Packets(rate.into()), burst.into(), Per::Rule));
@@ -158,8 +159,7 @@ fn two_cpus_are_held_to_one_rate() {
         for cpu in 0..2 {
             let (program, frame) = (programs.fd(Hook::TcIngress), &frame);
             scope.spawn(move || {
-                // Where there is one CPU only, both are on that.
-                let _ = stay_on_cpu(cpu);
+                stay_on_cpu(cpu).unwrap();
                 for _ in 0..100 {
                     bpf::test_run(program.as_fd(), TestRun::repeated(frame, RUNS / 100)).unwrap();
                 }

@@ -436,9 +436,11 @@ async fn ask_about_policy(command: &PolicyCommand, client: &Client) -> Result<()
     match command {
         PolicyCommand::Check { file, format } => check(file, format),
         PolicyCommand::Apply { file, dry_run, format } => {
-            let policy = enforceable(file)?.self_contained();
+            let reading = read_path(file);
+            let policy = accepted(&reading)?.self_contained();
             let path = format!("{}?dry_run={dry_run}", api::path::POLICY);
-            let applied: Applied = client.post(&path, &policy).await?;
+            let applied = client.post(&path, &policy).await;
+            let applied: Applied = applied.map_err(|error| pointed_at(reading, error.into()))?;
             format.print(&applied, report::applied)
         }
         PolicyCommand::Show { r#as, format } => {
@@ -538,6 +540,20 @@ fn read_to_enforce(file: &Path) -> (Reading, Option<Compiled>) {
 
 fn enforceable(file: &Path) -> Result<Policy> {
     accepted(&read_to_enforce(file).0)
+}
+
+/// Why the daemon did not take a policy: with the places in the file, if it cannot be enforced. (Only then it is compiled
+/// here, too, which takes as long as there.)
+fn pointed_at(mut reading: Reading, error: anyhow::Error) -> anyhow::Error {
+    let refused = reading
+        .policy
+        .as_ref()
+        .and_then(|policy| compile::compile(policy).err());
+    let Some(cannot) = refused else { return error };
+    // Its warnings were told.
+    reading.diagnostics.clear();
+    reading.refuse(&cannot.causes);
+    accepted(&reading).err().unwrap_or(error)
 }
 
 fn read_policy(file: &Path) -> Result<Policy> {

@@ -25,8 +25,9 @@ use crate::{
 
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_BPF: u32 = 39;
-/// Room for the log of a rejected program. The kernel keeps the end of longer ones since 6.4.
-const LOG_BYTES: usize = 16 << 20;
+/// Room for the log of a rejected program, as much as Linux 5.10 takes (`UINT_MAX >> 8` in `kernel/bpf/verifier.c`).
+/// The kernel keeps the end of longer ones since 6.4.
+const LOG_BYTES: usize = (16 << 20) - 1;
 /// Room for the figures alone.
 const STATISTICS_BYTES: usize = 4 << 10;
 

@@ -349,6 +349,7 @@ impl Inspection {
     /// What becomes of it.
     #[inline(always)]
     pub fn outcome(&self) -> Outcome {
+        // ANCHOR: outcome
         if self.blocks == 0 {
             return Outcome::Passed;
         }
@@ -358,6 +359,7 @@ impl Inspection {
             _ => self.mode == Mode::Block as u8,
         };
         if blocks { Outcome::Dropped } else { Outcome::Observed }
+        // ANCHOR_END: outcome
     }
 
     /// The rule that is the reason, if one is.

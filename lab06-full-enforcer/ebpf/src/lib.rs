@@ -224,9 +224,11 @@ impl Counters<'_> {
             counters::by_reason(hook, inspection.reason(), outcome),
             bytes,
         );
+        // ANCHOR: count
         if let Some(rule) = inspection.rule() {
             count_at(self.by_rule, counters::by_rule(rule.id, outcome), bytes);
         }
+        // ANCHOR_END: count
         if let Some(malformed) = inspection.malformed() {
             count_at(self.malformed, malformed.index(), bytes);
         }

@@ -165,6 +165,30 @@ pub fn attach_xdp(program: BorrowedFd<'_>, end: &End, mode: XdpMode) -> Result<X
     Ok(XdpLink { _fd: fd })
 }
 
+/// A TC program attached to what comes in by an interface; dropping this detaches it.
+#[derive(Debug)]
+pub struct TcxLink {
+    _fd: OwnedFd,
+}
+
+/// Attaches a program of [`ProgramType::SchedCls`] to the ingress of an interface of a host, by TCX (Linux 6.6).
+pub fn attach_tcx(program: BorrowedFd<'_>, end: &End) -> Result<TcxLink> {
+    let mut attributes = LinkCreate {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        target_ifindex: end.index,
+        attach_type: ATTACH_TCX_INGRESS,
+        flags: 0,
+    };
+    // The index means an interface in the namespace of the calling thread.
+    let fd = end
+        .host
+        .run(|| bpf(LINK_CREATE, &mut attributes))
+        .map_err(|error| Error::system(format!("attaching a TC program to {}", end.interface), error))?;
+    // SAFETY: the kernel has just returned this descriptor to us alone.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(TcxLink { _fd: fd })
+}
+
 /// A program attached to a cgroup without a link; dropping this detaches it.
 #[derive(Debug)]
 pub struct ExclusiveProgram {
@@ -489,6 +513,7 @@ const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_PROG_ARRAY: u32 = 3;
 const ATTACH_CGROUP_INGRESS: u32 = 0;
 const ATTACH_XDP: u32 = 37;
+const ATTACH_TCX_INGRESS: u32 = 46;
 
 fn bpf<T>(command: i32, attributes: &mut T) -> io::Result<i32> {
     // SAFETY: the attributes live until the call returns, with their length; the callers see to what they point to.

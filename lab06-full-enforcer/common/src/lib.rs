@@ -8,13 +8,15 @@
 //! - [`limit`] says how much of what a rule matches passes,
 //! - [`sender`] tells at TC egress what was decided about before,
 //! - [`veil`] keeps the program short for the verifier,
-//! - [`counters`] says where each outcome is counted.
+//! - [`counters`] says where each outcome is counted,
+//! - [`compared`] is for the benchmark.
 //!
 //! All of it is `no_std`, free of maps and of aya: the kernel, `enforcer policy explain` and the tests run the same code.
 
 #![no_std]
 
 pub mod classify;
+pub mod compared;
 pub mod control;
 pub mod counters;
 pub mod decision;

@@ -1,0 +1,99 @@
+//! What was aimed at, and what has come of it.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use testbed::figures::{Figures, Shown, markdown_table};
+
+/// A row for each aim.
+#[derive(Default, Serialize)]
+pub struct Aims {
+    rows: Vec<Aim>,
+}
+
+#[derive(Serialize)]
+struct Aim {
+    what: String,
+    at_most: f64,
+    measured: f64,
+    unit: &'static str,
+}
+
+impl Aims {
+    /// What a row of figures has above its floor is to be so many nanoseconds at most.
+    pub fn above_floor(&mut self, figures: &Figures, row: &str, at_most_ns: i32) {
+        let found = figures.rows.iter().find(|figure| figure.name == row);
+        if let Some(figure) = found {
+            self.add(row, at_most_ns.into(), figure.above_floor_ns as f64, "ns");
+        }
+    }
+
+    /// What a row of figures takes is to be so many times its floor at most.
+    pub fn times_floor(&mut self, figures: &Figures, row: &str, at_most: f64) {
+        let found = figures.rows.iter().find(|figure| figure.name == row);
+        if let Some(figure) = found {
+            let times = f64::from(figure.program_ns) / f64::from(figure.floor_ns.max(1));
+            self.add(&format!("dropping, {row}"), at_most, times, "× dropping all");
+        }
+    }
+
+    /// What a row of figures takes is to be so many percent above its floor at most.
+    pub fn percent_above_floor(&mut self, figures: &Figures, row: &str, at_most: f64) {
+        let found = figures.rows.iter().find(|figure| figure.name == row);
+        if let Some(figure) = found {
+            let percent = figure.above_floor_ns as f64 * 100.0 / f64::from(figure.floor_ns.max(1));
+            self.add(&format!("a web server, {row}"), at_most, percent, "% of its CPU time");
+        }
+    }
+
+    /// Anything else.
+    pub fn add(&mut self, what: &str, at_most: f64, measured: f64, unit: &'static str) {
+        self.rows.push(Aim {
+            what: what.to_owned(),
+            at_most,
+            measured,
+            unit,
+        });
+    }
+
+    fn cells(&self) -> Vec<[String; 4]> {
+        let number = |number: f64| {
+            if number < 10.0 {
+                format!("{number:.2}")
+            } else {
+                format!("{number:.0}")
+            }
+        };
+        let rows = self.rows.iter();
+        rows.map(|aim| {
+            let met = if aim.measured <= aim.at_most { "met" } else { "missed" };
+            [
+                aim.what.clone(),
+                format!("{} {}", number(aim.at_most), aim.unit),
+                number(aim.measured),
+                met.to_owned(),
+            ]
+        })
+        .collect()
+    }
+}
+
+const HEADS: [&str; 4] = ["", "at most", "measured", ""];
+
+impl Shown for Aims {
+    fn table(&self) -> String {
+        let mut text = String::new();
+        for [what, aim, measured, met] in self.cells() {
+            let _ = writeln!(text, "{what:<50}  {aim:>22}  {measured:>8}  {met}");
+        }
+        text
+    }
+
+    fn markdown(&self) -> String {
+        markdown_table(&HEADS, self.cells())
+    }
+
+    fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("aims have no map with keys that JSON lacks")
+    }
+}

@@ -1,0 +1,179 @@
+//! What a web server costs a machine with the enforcer and without: requests by HTTP over a veth pair, from host to host.
+//!
+//! Client and server are threads that stay on one CPU, and so does what the kernel does for them. One of the two can always
+//! go on, so the CPU is never idle, and the time that a request takes is the CPU time of all that happens for it.
+
+use std::{
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use enforcer_policy::{Policy, model::Mode, read::read_path};
+use lab04_cgroup_policy::{
+    attach::{CgroupLink, Hook},
+    cgroup::Hierarchy,
+};
+use testbed::{
+    Cgroup, Error, Host, Link,
+    bpf::attach_tcx,
+    figures::{self, Figures, Row},
+    stay_on_cpu,
+};
+
+use crate::{
+    loaded::Loaded,
+    random::Dice,
+    shapes::{self, Shape},
+};
+
+/// How many connections are made in a round, one after the other, and how many requests each carries.
+const CONNECTIONS: u32 = 20;
+const REQUESTS: u32 = 50;
+
+/// The length of an answer's body, some six full packets.
+const BODY: usize = 8 << 10;
+
+const PORT: u16 = 80;
+
+/// Client and server.
+struct Site {
+    client: Host,
+    link: Link,
+    cgroup: lab04_cgroup_policy::cgroup::Cgroup,
+    _cgroup: Cgroup,
+}
+
+/// With the policy of the guide's web server, and with ten thousand rules, beside no program. Both only observe, which
+/// decides in the same way.
+pub fn measure(rounds: u8) -> Result<Figures> {
+    let site = Site::build()?;
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/web-server.yaml"));
+    let mut web_server = read_path(path).policy.context("the example cannot be read")?;
+    let mut many = shapes::policy(Shape::Acl, 10_000, &mut Dice::new(6));
+    let mut programs = Vec::new();
+    for (name, policy) in [("web-server.yaml", &mut web_server), ("acl, 10,000 rules", &mut many)] {
+        programs.push((name, loaded(policy)?));
+    }
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    for (name, loaded) in &programs {
+        let site = &site;
+        rows.push(Row::new(*name, || site.request(None), || site.request(Some(loaded))));
+    }
+    let figures = figures::measure(&mut rows, rounds)?;
+    drop(rows);
+    Ok(figures.a("request").above("no program"))
+}
+
+fn loaded(policy: &mut Policy) -> Result<Loaded> {
+    policy.mode = Mode::Observe;
+    Loaded::with(policy)
+}
+
+impl Site {
+    fn build() -> Result<Self> {
+        let (client, server) = (Host::new("client")?, Host::new("server")?);
+        let link = client.join(&server)?;
+        let (home, cgroup) = (Cgroup::new("home")?, Cgroup::new("served")?);
+        let opened = Hierarchy::find()?.open(cgroup.path())?;
+        // Sockets belong to the cgroup that they were born in, and accepted ones to that of their listener.
+        cgroup.adopt(std::process::id())?;
+        let listener = server.run(|| TcpListener::bind(("0.0.0.0", PORT)));
+        // Back out, or the cgroup could not be removed; this one stays as long as the process does.
+        home.adopt(std::process::id())?;
+        std::mem::forget(home);
+        let listener = listener.context("the server's socket cannot be opened")?;
+        // It ends with the process.
+        thread::spawn(move || serve(&listener));
+        let site = Self {
+            client,
+            link,
+            cgroup: opened,
+            _cgroup: cgroup,
+        };
+        ensure!(site.get()? == BODY, "the server does not answer");
+        Ok(site)
+    }
+
+    /// Nanoseconds a request, while the programs are attached where the server is.
+    fn request(&self, loaded: Option<&Loaded>) -> testbed::Result<u32> {
+        let _attached = match loaded {
+            None => None,
+            Some(loaded) => {
+                let egress = CgroupLink::attach(loaded.egress(), &self.cgroup, Hook::Egress);
+                let egress =
+                    egress.map_err(|error| Error::system("attaching to the cgroup", io::Error::other(error)))?;
+                Some((attach_tcx(loaded.ingress(), &self.link.right)?, egress))
+            }
+        };
+        let elapsed = self.client.run(|| {
+            stay_on_cpu(0)?;
+            let start = Instant::now();
+            for _ in 0..CONNECTIONS {
+                self.ask(REQUESTS)
+                    .map_err(|error| Error::system("asking by HTTP", error))?;
+            }
+            Ok(start.elapsed())
+        });
+        elapsed.map(|elapsed| (elapsed.as_nanos() / u128::from(CONNECTIONS * REQUESTS)) as u32)
+    }
+
+    /// The length of what is answered.
+    fn get(&self) -> Result<usize> {
+        self.client.run(|| self.ask(1)).context("a request failed")
+    }
+
+    /// Makes requests on a new connection; returns how long the last answer's body was.
+    fn ask(&self, requests: u32) -> io::Result<usize> {
+        let mut stream = TcpStream::connect(SocketAddr::from((self.link.right.ipv4, PORT)))?;
+        stream.set_nodelay(true)?;
+        let mut body = vec![0; BODY];
+        let mut answers = BufReader::new(stream.try_clone()?);
+        for _ in 0..requests {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n")?;
+            let len = read_head(&mut answers)?.unwrap_or_default();
+            answers.read_exact(body.get_mut(..len).ok_or(io::ErrorKind::InvalidData)?)?;
+            body.truncate(len);
+        }
+        Ok(body.len())
+    }
+}
+
+/// Answers one connection after the other.
+fn serve(listener: &TcpListener) {
+    stay_on_cpu(0).expect("the server stays on a CPU");
+    let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n").into_bytes();
+    answer.resize(answer.len() + BODY, b'.');
+    for stream in listener.incoming() {
+        // A client that is gone makes no more requests; that is no failure of the server.
+        let _ = stream.and_then(|stream| answer_all(stream, &answer));
+    }
+}
+
+/// Answers all requests of a connection.
+fn answer_all(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut requests = BufReader::new(stream.try_clone()?);
+    while read_head(&mut requests)?.is_some() {
+        stream.write_all(answer)?;
+    }
+    Ok(())
+}
+
+/// Reads the head of a message (RFC 9112); returns the length of the body behind it, or nothing at the end.
+fn read_head(message: &mut impl io::BufRead) -> io::Result<Option<usize>> {
+    let mut len = 0;
+    for line in message.lines() {
+        let line = line?;
+        if line.is_empty() {
+            return Ok(Some(len));
+        }
+        if let Some(value) = line.strip_prefix("Content-Length: ") {
+            len = value.parse().map_err(io::Error::other)?;
+        }
+    }
+    Ok(None)
+}

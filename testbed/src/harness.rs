@@ -38,6 +38,14 @@ pub const RESULTS: &str = "EBPF_KERNEL_RESULTS";
 /// The environment variable that names the only tests to be run, with commas between them.
 pub const ONLY: &str = "EBPF_KERNEL_ONLY";
 
+/// The environment variable that asks for the long form of tests that have one: see [`is_long`].
+pub const LONG: &str = "EBPF_LONG_TESTS";
+
+/// Whether a test that tries many random cases is to try as many as somebody has hours for (`cargo xtask test --long`).
+pub fn is_long() -> bool {
+    std::env::var_os(LONG).is_some_and(|value| value == "1")
+}
+
 /// Makes a test program of the functions in it.
 ///
 /// ```no_run

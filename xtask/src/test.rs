@@ -7,6 +7,7 @@ mod outcome;
 mod tally;
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{BufRead as _, BufReader, Write, stdout},
     path::PathBuf,
@@ -39,6 +40,9 @@ use crate::{
 /// The name of the test targets that need a kernel to load programs into, and root.
 pub const KERNEL: &str = "kernel";
 
+/// Asks tests for their long form: `testbed::harness::LONG`.
+const LONG: &str = "EBPF_LONG_TESTS";
+
 /// What to test.
 #[derive(Args)]
 pub struct Options {
@@ -69,6 +73,10 @@ pub struct Options {
     #[arg(long, requires = "kernel", conflicts_with = "filter")]
     features: bool,
 
+    /// Have tests that try many cases try as many as they can be asked for; takes minutes.
+    #[arg(long, conflicts_with = "kernel")]
+    long: bool,
+
     /// What the test runners are given: a part of the names of the tests to run, or options such as --nocapture.
     #[arg(last = true, value_name = "FILTER")]
     filter: Vec<String>,
@@ -88,6 +96,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let mut session = Session {
         workspace,
         filter: &options.filter,
+        long: options.long,
         screen: Box::new(stdout()),
         tally: Tally::default(),
         failures: Vec::new(),
@@ -221,6 +230,8 @@ fn is_kernel_target(name: &str) -> bool {
 struct Session<'a> {
     workspace: &'a Workspace,
     filter: &'a [String],
+    /// Whether tests are asked for their long form.
+    long: bool,
     /// Where the output of the runners goes.
     screen: Box<dyn Write>,
     tally: Tally,
@@ -253,8 +264,18 @@ impl Session<'_> {
             .args(["test", "--no-fail-fast", "--quiet"])
             .args(args)
             .arg("--")
-            .args(self.filter);
+            .args(self.filter)
+            .envs(self.variables());
         self.run(what, &mut cargo)
+    }
+
+    /// What the tests are told.
+    fn variables(&self) -> Vec<(&'static str, &'static OsStr)> {
+        if self.long {
+            vec![(LONG, OsStr::new("1"))]
+        } else {
+            Vec::new()
+        }
     }
 
     fn run_on_kernel(&mut self, kernel_tests: &[&Executable]) -> Result<()> {
@@ -279,7 +300,7 @@ impl Session<'_> {
                 part => format!("{} on the kernel ({})", program.package, part.trim_start_matches('_')),
             };
             heading(&what);
-            self.run(&what, &mut tests.command(program, &args, &[])?)?;
+            self.run(&what, &mut tests.command(program, &args, &self.variables())?)?;
             for (name, outcome) in tests.outcomes().unwrap_or_default() {
                 self.outcomes.insert((program.package.clone(), name), outcome);
             }
@@ -448,6 +469,7 @@ mod tests {
         let mut session = Session {
             workspace,
             filter: &[],
+            long: false,
             // Were it shown, a run of these very tests would be counted wrongly.
             screen: Box::new(std::io::sink()),
             tally: Tally::default(),

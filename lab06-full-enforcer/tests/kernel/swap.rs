@@ -16,7 +16,7 @@ use enforcer_policy::{
 use lab06_full_enforcer_common::{control, key::Hook};
 use testbed::{
     bpf::{TestRun, test_run},
-    harness::needs_two_cpus,
+    harness::{is_long, needs_two_cpus},
     packets, patience,
 };
 
@@ -103,10 +103,15 @@ fn no_packet_is_decided_by_half_of_a_policy() {
     }
 }
 
-/// How many policies are exchanged at each of the two hooks: a thousand in all, and fewer on a machine that is emulated.
+/// How many policies are exchanged at each of the two hooks: a thousand in all, ten thousand with `--long`, and fewer on a
+/// machine that is emulated.
 fn swaps() -> usize {
     let usual = Duration::from_secs(1);
-    if patience(usual) > usual { 50 } else { 500 }
+    match (is_long(), patience(usual) > usual) {
+        (true, _) => 5000,
+        (false, true) => 50,
+        (false, false) => 500,
+    }
 }
 
 /// Decisions in a row.

@@ -38,7 +38,7 @@ impl Counters {
         amounts(&self.by_rule, |outcome| by_rule(id, outcome))
     }
 
-    /// Sets the counters of an id to zero. To be called while no policy in force has it.
+    /// Sets the counters of an id to zero. To be called while no policy that a program reads has it.
     pub fn forget(&mut self, id: u32) -> Result<(), MapError> {
         for outcome in Outcome::ALL {
             let zeroes = vec![Counter::ZERO; cpus()?];

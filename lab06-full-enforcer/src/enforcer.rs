@@ -28,7 +28,7 @@ use crate::{
     ids::Ids,
     names::Names,
     object, orphans,
-    tables::{KernelTables, TablesError, max_ids},
+    tables::{KernelTables, TablesError, max_ids, with_cause},
     wire::{self, OnWire, Wire},
 };
 
@@ -45,8 +45,20 @@ pub enum EnforcerError {
     #[error(transparent)]
     Tables(#[from] TablesError),
     /// The counters could not be read or set.
-    #[error("the counters cannot be read: {0}")]
+    #[error("the counters cannot be read or set: {}", with_cause(.0))]
     Counters(#[from] MapError),
+    /// Another policy could not be put into force.
+    #[error(
+        "policy {policy} could not be put into force: {cause}\nrollback_ok: policy {stays} is in force as before, with its counters"
+    )]
+    StaysInForce {
+        /// The one that could not.
+        policy: String,
+        /// The one that was in force, and is.
+        stays: String,
+        /// Why.
+        cause: Box<Self>,
+    },
     /// There is no such interface.
     #[error(transparent)]
     Interface(#[from] UnknownInterface),
@@ -171,7 +183,7 @@ impl Enforcer {
             dry_run,
         };
         if !dry_run {
-            self.in_force = self.kernel.put_into_force(policy, compiled, self.fixed_mode)?;
+            self.exchange(policy, compiled, self.fixed_mode)?;
             self.chosen_mode = None;
             self.applied += 1;
             applied.mode = self.mode();
@@ -189,8 +201,20 @@ impl Enforcer {
         let compiled = compile::compile_for(self.policy(), places)?;
         self.capacities.hold(&compiled)?;
         let mode = self.fixed_mode.or(self.chosen_mode);
-        self.in_force = self.kernel.put_into_force(self.policy().clone(), compiled, mode)?;
+        self.exchange(self.policy().clone(), compiled, mode)?;
         Ok(true)
+    }
+
+    /// Puts another policy into force, in this mode or the one that it asks for; if that fails, the one in force stays.
+    fn exchange(&mut self, policy: Policy, compiled: Compiled, mode: Option<Mode>) -> Result<(), EnforcerError> {
+        let name = policy.name.clone();
+        let exchanged = self.kernel.put_into_force(policy, compiled, mode);
+        self.in_force = exchanged.map_err(|cause| EnforcerError::StaysInForce {
+            policy: name,
+            stays: self.policy().name.clone(),
+            cause: Box::new(cause),
+        })?;
+        Ok(())
     }
 
     /// The policy in force.
@@ -299,17 +323,22 @@ impl Kernel {
         mut compiled: Compiled,
         mode: Option<Mode>,
     ) -> Result<InForce, EnforcerError> {
+        // ANCHOR: put_into_force
+        let slot = self.tables.free_slot()?;
         let mut ids = self.ids.clone();
         let assigned = ids.assign(&compiled.names);
+        for (rule, id) in compiled.rules.iter_mut().zip(&assigned.ids) {
+            rule.id = *id;
+        }
+        self.tables.fill(&slot, &compiled)?;
         for id in assigned.reused {
             self.counters.forget(id)?;
             self.tables.forget(id)?;
         }
-        for (rule, id) in compiled.rules.iter_mut().zip(&assigned.ids) {
-            rule.id = *id;
-        }
-        self.tables.apply(&compiled, mode.unwrap_or(compiled.mode))?;
+        // From here on nothing can fail.
+        self.tables.put_into_force(slot, mode.unwrap_or(compiled.mode));
         self.ids = ids;
+        // ANCHOR_END: put_into_force
         Ok(InForce {
             policy,
             mode: compiled.mode,

@@ -25,12 +25,27 @@ pub enum TablesError {
     #[error("the eBPF object has no map {0}; build it again")]
     Missing(&'static str),
     /// The kernel refused to read or write a map.
-    #[error("a table cannot be written: {0}")]
+    #[error("a table cannot be written: {}", with_cause(.0))]
     Map(#[from] MapError),
-    /// Memory could not be mapped, or the barrier failed.
-    #[error("a table cannot be mapped or swapped: {0}")]
+    /// Memory could not be mapped.
+    #[error("a table cannot be mapped into memory: {0}")]
     Io(#[from] io::Error),
+    /// It could not be waited for.
+    #[error("it cannot be waited until no packet is decided by an older policy any more: {0}")]
+    Barrier(io::Error),
 }
+
+/// An error of aya's with the kernel's words, which it keeps to itself.
+pub fn with_cause(error: &MapError) -> String {
+    match error {
+        MapError::SyscallError(error) => format!("{}: {}", error.call, error.io_error),
+        error => error.to_string(),
+    }
+}
+
+/// A slot in which a policy can be written: no program reads it.
+#[must_use]
+pub struct FreeSlot(u32);
 
 /// The tables of the loaded programs.
 pub struct KernelTables {
@@ -109,16 +124,35 @@ impl KernelTables {
         })
     }
 
-    /// Puts a policy and a mode into force, whole and between two packets. When it returns, no program reads the policy
-    /// before it any more.
+    /// Puts a policy and a mode into force, whole and between two packets: what is being decided about at this moment is
+    /// decided by the policy before.
     ///
     /// # Panics
     ///
     /// If there is no room for it: see [`Capacities::hold`].
     pub fn apply(&mut self, compiled: &Compiled, mode: Mode) -> Result<(), TablesError> {
         // ANCHOR: apply
-        let slot = (self.in_force.slot() + 1) % SLOTS;
-        let origin = self.origin(slot);
+        let slot = self.free_slot()?;
+        self.fill(&slot, compiled)?;
+        self.put_into_force(slot, mode);
+        // ANCHOR_END: apply
+        Ok(())
+    }
+
+    /// A slot that no program reads. When it returns, none reads any other policy than the one in force, nor knows ids
+    /// that this one has not.
+    pub fn free_slot(&mut self) -> Result<FreeSlot, TablesError> {
+        self.barrier.wait().map_err(TablesError::Barrier)?;
+        Ok(FreeSlot((self.in_force.slot() + 1) % SLOTS))
+    }
+
+    /// Writes a policy to where no program looks.
+    ///
+    /// # Panics
+    ///
+    /// If there is no room for it: see [`Capacities::hold`].
+    pub fn fill(&mut self, FreeSlot(slot): &FreeSlot, compiled: &Compiled) -> Result<(), TablesError> {
+        let origin = self.origin(*slot);
         self.nodes_v4.write(origin.node_v4 as usize, &compiled.content.nodes_v4);
         self.nodes_v6.write(origin.node_v6 as usize, &compiled.content.nodes_v6);
         self.class_numbers
@@ -135,17 +169,13 @@ impl KernelTables {
             bucket_key: self.bucket_key,
             ..compiled.config.moved_to(origin)
         };
-        self.configs.set(slot, config, 0)?;
-        let control = Control::new(slot, mode);
-        self.control.store(0, control.word());
-        if let Err(error) = self.barrier.wait() {
-            // It was refused then, so the policy before stays.
-            self.control.store(0, self.in_force.word());
-            return Err(error.into());
-        }
-        self.in_force = control;
-        // ANCHOR_END: apply
-        Ok(())
+        Ok(self.configs.set(*slot, config, 0)?)
+    }
+
+    /// Puts into force what a slot was filled with, between two packets. This cannot fail: it is a store to memory.
+    pub fn put_into_force(&mut self, FreeSlot(slot): FreeSlot, mode: Mode) {
+        self.in_force = Control::new(slot, mode);
+        self.control.store(0, self.in_force.word());
     }
 
     fn origin(&self, slot: u32) -> Origin {
@@ -164,7 +194,7 @@ impl KernelTables {
         }
     }
 
-    /// Fills the bucket of a rule's id. To be called while no policy in force has it.
+    /// Fills the bucket of a rule's id. To be called while no policy that a program reads has it.
     pub fn forget(&mut self, id: u32) -> Result<(), TablesError> {
         Ok(self.buckets.set(limit::of_rule(id), FullBucket::default(), 0)?)
     }

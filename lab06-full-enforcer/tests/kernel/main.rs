@@ -17,6 +17,7 @@ mod shapes;
 mod agreement;
 mod bypass;
 mod commands;
+mod faults;
 mod files;
 mod hostile;
 mod lab;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         metadata::tests,
         rates::tests,
         commands::tests,
+        faults::tests,
         files::tests,
     ];
     let tests: Vec<KernelTest> = files.into_iter().flat_map(|tests| tests()).collect();

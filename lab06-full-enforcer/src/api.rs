@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 pub mod path {
     /// The policy in force: get it, or post another one (`?dry_run=true` only tries it).
     pub const POLICY: &str = "/v1/policy";
+    /// The sets of the policy in force; behind it, after a slash, the name of one: get its entries, or post a change.
+    pub const SETS: &str = "/v1/sets";
     /// The mode: get it, or put another one.
     pub const MODE: &str = "/v1/mode";
     /// What is going on.
@@ -56,8 +58,94 @@ pub struct Applied {
     /// The interfaces and cgroups that it names and that are not there.
     #[serde(default)]
     pub missing: Vec<String>,
+    /// How many entries of sets, added by `enforcer set`, are kept.
+    #[serde(default)]
+    pub kept_entries: u64,
+    /// How many entries of sets, added or removed by `enforcer set`, are so no more.
+    #[serde(default)]
+    pub forgotten_entries: u64,
     /// Whether it was only tried.
     pub dry_run: bool,
+}
+
+/// Whether an entry of a set is added or removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// Added.
+    Add,
+    /// Removed.
+    Remove,
+}
+
+/// Asks for a change of a set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetRequest {
+    /// Which.
+    pub change: ChangeKind,
+    /// The entry: a prefix without host bits, or an address.
+    pub prefix: String,
+    /// For how long, in milliseconds; without, for good.
+    #[serde(default)]
+    pub for_ms: Option<u64>,
+}
+
+/// What changing a set has done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetChanged {
+    /// Its name.
+    pub set: String,
+    /// The entry.
+    pub prefix: String,
+    /// What became of it.
+    pub change: ChangeKind,
+    /// For how long, in milliseconds; without, for good.
+    pub for_ms: Option<u64>,
+    /// How many entries the set has now.
+    pub entries: u64,
+    /// The rules that name the set.
+    pub rules: Vec<String>,
+}
+
+/// A set of the policy in force, in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetSummary {
+    /// Its name.
+    pub set: String,
+    /// The rules that name it.
+    pub rules: Vec<String>,
+    /// How many entries it has.
+    pub entries: u64,
+    /// How many of them were added by `enforcer set`.
+    pub added: u64,
+    /// How many were removed by `enforcer set`.
+    pub removed: u64,
+}
+
+/// A set of the policy in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetReport {
+    /// Its name.
+    pub set: String,
+    /// The rules that name it.
+    pub rules: Vec<String>,
+    /// What is in it: what the policy says, then what was added.
+    pub entries: Vec<SetEntry>,
+    /// What the policy says is in it and was removed.
+    pub removed: Vec<SetEntry>,
+}
+
+/// An entry of a set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetEntry {
+    /// The prefix.
+    pub prefix: String,
+    /// Who says so: `policy` or `command`.
+    pub by: String,
+    /// For how many seconds more; without, for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_s: Option<u64>,
 }
 
 /// Why something was refused, a line each.

@@ -1,13 +1,21 @@
 //! The enforcer: programs in the kernel, a policy in their tables, a mode.
 
-use std::{collections::HashMap, fs, io, os::fd::AsFd as _, time::Instant};
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
 
 use aya::{
     Ebpf,
     maps::MapError,
     programs::{CgroupSkb, SchedClassifier, Xdp},
 };
-use enforcer_policy::model::{self, Policy};
+use enforcer_policy::{
+    model::{self, Policy},
+    text,
+};
 use lab01_count_packets::{
     attach::AttachError as XdpAttachError,
     interface::{self, Interface, UnknownInterface},
@@ -22,12 +30,16 @@ use lab06_full_enforcer_common::{control::Mode, key};
 use thiserror::Error;
 
 use crate::{
-    api::{Amounts, Applied, HookStatus, ModeChange, ModeReport, RuleStats, Stats, Status},
+    api::{
+        Amounts, Applied, HookStatus, ModeChange, ModeReport, RuleStats, SetChanged, SetReport, SetRequest, SetSummary,
+        Stats, Status,
+    },
     compile::{self, CannotEnforce, Capacities, Compiled},
     counters::Counters,
     ids::Ids,
     names::Names,
     object, orphans,
+    sets::{self, Changes, SetError},
     tables::{KernelTables, TablesError, max_ids, with_cause},
     wire::{self, OnWire, Wire},
 };
@@ -74,6 +86,9 @@ pub enum EnforcerError {
     /// A program could not be attached to a cgroup.
     #[error(transparent)]
     CgroupAttach(#[from] AttachError),
+    /// An entry of a set cannot be added or removed; nothing has changed.
+    #[error(transparent)]
+    Set(#[from] SetError),
     /// The mode is not to be changed.
     #[error(
         "the mode stays {0}: the enforcer was started with --{0}, which holds until it ends; start it without, and \
@@ -106,6 +121,10 @@ pub struct Enforcer {
     kernel: Kernel,
     capacities: Capacities,
     in_force: InForce,
+    /// The policy as it was written, without the changes of its sets.
+    written: Policy,
+    /// What differs from it in what is in force.
+    changes: Changes,
     fixed_mode: Option<Mode>,
     /// What `enforcer mode` has last set since the policy was applied.
     chosen_mode: Option<Mode>,
@@ -152,12 +171,14 @@ impl Enforcer {
             counters: Counters::take(&mut ebpf)?,
             ids: Ids::new(max_ids(&capacities)),
         };
-        let in_force = kernel.put_into_force(policy, compiled, options.mode)?;
+        let in_force = kernel.put_into_force(policy.clone(), compiled, options.mode)?;
         Ok(Self {
             attached: Attached::to(&places, options, &mut ebpf).await?,
             kernel,
             capacities,
             in_force,
+            written: policy,
+            changes: Changes::default(),
             fixed_mode: options.mode,
             chosen_mode: None,
             applied: 1,
@@ -171,8 +192,11 @@ impl Enforcer {
         self.attached = Attached::default();
     }
 
-    /// Puts another policy into force, or only sees whether that could be done. If it cannot, the one in force stays.
-    pub fn apply(&mut self, policy: Policy, dry_run: bool) -> Result<Applied, EnforcerError> {
+    /// Puts another policy into force, or only sees whether that could be done. If it cannot, the one in force stays. What
+    /// was added to sets stays in sets of the same names.
+    pub fn apply(&mut self, written: Policy, dry_run: bool) -> Result<Applied, EnforcerError> {
+        let changes = self.changes.under(&written);
+        let policy = changes.applied_to(&written);
         let compiled = compile::compile_for(&policy, Names::on_this_host(&policy))?;
         self.capacities.hold(&compiled)?;
         let mut applied = Applied {
@@ -180,10 +204,13 @@ impl Enforcer {
             rules: policy.rules.len() as u64,
             mode: self.mode_under(compiled.mode, None),
             missing: compiled.places.missing(&policy),
+            kept_entries: changes.count() as u64,
+            forgotten_entries: (self.changes.count() - changes.count()) as u64,
             dry_run,
         };
         if !dry_run {
             self.exchange(policy, compiled, self.fixed_mode)?;
+            (self.written, self.changes) = (written, changes);
             self.chosen_mode = None;
             self.applied += 1;
             applied.mode = self.mode();
@@ -198,11 +225,62 @@ impl Enforcer {
         if places == self.in_force.places {
             return Ok(false);
         }
-        let compiled = compile::compile_for(self.policy(), places)?;
-        self.capacities.hold(&compiled)?;
-        let mode = self.fixed_mode.or(self.chosen_mode);
-        self.exchange(self.policy().clone(), compiled, mode)?;
+        self.renew(self.policy().clone(), places)?;
         Ok(true)
+    }
+
+    /// Adds an entry to a set of the policy in force, or removes one. Mode and counters stay.
+    pub fn change_set(&mut self, name: &str, request: &SetRequest) -> Result<SetChanged, EnforcerError> {
+        let prefix = text::parse_prefix(&request.prefix).map_err(SetError::Prefix)?;
+        let time = request.for_ms.map(Duration::from_millis);
+        let mut changes = self.changes.clone();
+        changes.change(&self.written, name, prefix, request.change, time, Instant::now())?;
+        self.put_changes_into_force(changes)?;
+        let set = self.policy().sets.get(name);
+        Ok(SetChanged {
+            set: name.into(),
+            prefix: text::prefix(&prefix),
+            change: request.change,
+            for_ms: request.for_ms,
+            entries: set.map_or(0, |set| set.len() as u64),
+            rules: sets::rules_that_name(&self.written, name),
+        })
+    }
+
+    /// Ends the changes of sets whose time is over; whether there were some.
+    pub fn expire(&mut self) -> Result<bool, EnforcerError> {
+        let mut changes = self.changes.clone();
+        changes.expire(Instant::now());
+        let is_over = changes != self.changes;
+        if is_over {
+            self.put_changes_into_force(changes)?;
+        }
+        Ok(is_over)
+    }
+
+    fn put_changes_into_force(&mut self, changes: Changes) -> Result<(), EnforcerError> {
+        let policy = changes.applied_to(&self.written);
+        let places = Names::on_this_host(&policy);
+        self.renew(policy, places)?;
+        self.changes = changes;
+        Ok(())
+    }
+
+    /// The sets of the policy in force.
+    pub fn sets(&self) -> Vec<SetSummary> {
+        self.changes.summaries(&self.written)
+    }
+
+    /// One of them, with its entries.
+    pub fn set(&self, name: &str) -> Result<SetReport, EnforcerError> {
+        Ok(self.changes.report(&self.written, name, Instant::now())?)
+    }
+
+    /// Puts another form of the policy in force into force; the mode stays.
+    fn renew(&mut self, policy: Policy, places: Names) -> Result<(), EnforcerError> {
+        let compiled = compile::compile_for(&policy, places)?;
+        self.capacities.hold(&compiled)?;
+        self.exchange(policy, compiled, self.fixed_mode.or(self.chosen_mode))
     }
 
     /// Puts another policy into force, in this mode or the one that it asks for; if that fails, the one in force stays.

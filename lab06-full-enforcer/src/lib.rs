@@ -4,6 +4,7 @@
 //!   interfaces and cgroups are to the kernel,
 //! - [`enforcer`] loads, attaches, applies, switches and counts; [`object`] is what it loads, [`wire`] says which hook of an
 //!   interface decides about what comes in,
+//! - [`sets`] is what was added to sets or removed from them, entry by entry,
 //! - [`server`] is its control channel, HTTP over a Unix socket behind a [`gate`], [`client`] the other end, [`api`] what
 //!   they say,
 //! - [`orphans`] removes what a killed enforcer has left,
@@ -23,6 +24,7 @@ pub mod object;
 pub mod orphans;
 pub mod report;
 pub mod server;
+pub mod sets;
 pub mod tables;
 pub mod wire;
 

@@ -5,6 +5,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -14,10 +15,14 @@ use enforcer_policy::{
     model::Mac,
     read_path,
     show::{self, CheckJson},
+    text,
 };
-use lab01_count_packets::{load, logging, signals};
+use lab01_count_packets::{load, logging, schedule, signals};
 use lab06_full_enforcer::{
-    api::{self, Applied, ModeChange, ModeReport, ModeRequest, Stats, Status},
+    api::{
+        self, Applied, ChangeKind, ModeChange, ModeReport, ModeRequest, SetChanged, SetReport, SetRequest, SetSummary,
+        Stats, Status,
+    },
     client::Client,
     compile::{self, Compiled, Cost},
     enforcer::{self, Enforcer},
@@ -62,6 +67,10 @@ enum Command {
     /// Checks, applies, shows, explains and compares policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
+
+    /// Adds entries to sets of the policy in force, removes them, and lists them: at once, without another policy.
+    #[command(subcommand)]
+    Set(SetCommand),
 
     /// Reads the mode, or sets it from the next packet on: whether what is to be blocked is blocked.
     Mode {
@@ -185,6 +194,41 @@ enum PolicyCommand {
         #[command(flatten)]
         format: FormatOptions,
     },
+}
+
+#[derive(Subcommand)]
+enum SetCommand {
+    /// Adds an entry. It stays until it is removed, its time is over, the enforcer ends, or a policy is applied that has no
+    /// set of this name.
+    Add(SetChange),
+
+    /// Removes an entry. One that the policy has itself is back when its time is over or a policy is applied.
+    Remove(SetChange),
+
+    /// Lists a set's entries, whose they are and for how long; without a name, the sets.
+    List {
+        /// The set.
+        name: Option<String>,
+
+        #[command(flatten)]
+        format: FormatOptions,
+    },
+}
+
+#[derive(Args)]
+struct SetChange {
+    /// The set.
+    name: String,
+
+    /// An address, or a prefix such as 203.0.113.0/24.
+    prefix: String,
+
+    /// For how long, such as 90s, 10m or 1h; without, for good.
+    #[arg(long, value_name = "TIME", value_parser = parse_for)]
+    r#for: Option<Duration>,
+
+    #[command(flatten)]
+    format: FormatOptions,
 }
 
 #[derive(Args)]
@@ -407,6 +451,7 @@ async fn ask(command: &Command, client: &Client) -> Result<()> {
     match command {
         Command::Run(_) => Ok(()),
         Command::Policy(command) => ask_about_policy(command, client).await,
+        Command::Set(command) => ask_about_sets(command, client).await,
         Command::Mode { change, format } => {
             let report: ModeReport = match change {
                 None => client.get(api::path::MODE).await?,
@@ -479,6 +524,55 @@ async fn ask_about_policy(command: &PolicyCommand, client: &Client) -> Result<()
             format.print(&diff::diff(&old, &new), |diff| lines(&diff::text(diff)))
         }
     }
+}
+
+async fn ask_about_sets(command: &SetCommand, client: &Client) -> Result<()> {
+    match command {
+        SetCommand::Add(change) => change.ask_for(ChangeKind::Add, client).await,
+        SetCommand::Remove(change) => change.ask_for(ChangeKind::Remove, client).await,
+        SetCommand::List { name: None, format } => {
+            let sets: Vec<SetSummary> = client.get(api::path::SETS).await?;
+            format.print(&sets, |sets| report::sets(sets))
+        }
+        SetCommand::List {
+            name: Some(name),
+            format,
+        } => {
+            let set: SetReport = client.get(&path_of_set(name)?).await?;
+            format.print(&set, report::set)
+        }
+    }
+}
+
+impl SetChange {
+    async fn ask_for(&self, change: ChangeKind, client: &Client) -> Result<()> {
+        let request = SetRequest {
+            change,
+            prefix: self.prefix.clone(),
+            for_ms: self
+                .r#for
+                .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        };
+        let changed: SetChanged = client.post(&path_of_set(&self.name)?, &request).await?;
+        self.format.print(&changed, report::set_changed)
+    }
+}
+
+/// Names have no characters but those that stand in a path as they are.
+fn path_of_set(name: &str) -> Result<String, Misuse> {
+    let name = text::parse_set_name(name).map_err(|refusal| Misuse(refusal.to_string()))?;
+    Ok(format!("{}/{name}", api::path::SETS))
+}
+
+/// The longest time of an entry.
+const LONGEST: Duration = Duration::from_hours(24 * 366 * 10);
+
+fn parse_for(text: &str) -> Result<Duration, String> {
+    let time = schedule::parse_duration(text)?;
+    if time > LONGEST {
+        return Err("the longest is ten years; without --for it is for good".into());
+    }
+    Ok(time)
 }
 
 fn mode_of(report: &ModeReport) -> Mode {

@@ -5,7 +5,7 @@ use std::iter;
 use lab01_count_packets::text::{Table, binary_bytes, grouped};
 
 use crate::{
-    api::{Amounts, Applied, ModeReport, Stats, Status},
+    api::{Amounts, Applied, ChangeKind, ModeReport, SetChanged, SetEntry, SetReport, SetSummary, Stats, Status},
     compile::Cost,
     explain::Explanation,
 };
@@ -135,7 +135,103 @@ pub fn applied(applied: &Applied) -> Vec<String> {
             mode_line(&applied.mode)
         )
     };
-    iter::once(first).chain(missing(&applied.missing)).collect()
+    let kept = match applied.kept_entries {
+        0 => None,
+        1 => Some("1 entry that `enforcer set` has added stays in its set".to_owned()),
+        kept => Some(format!(
+            "{} entries that `enforcer set` has added stay in their sets",
+            grouped(kept)
+        )),
+    };
+    let forgotten = match applied.forgotten_entries {
+        0 => None,
+        1 => Some("1 change by `enforcer set` is forgotten".to_owned()),
+        forgotten => Some(format!(
+            "{} changes by `enforcer set` are forgotten",
+            grouped(forgotten)
+        )),
+    };
+    let lines = iter::once(first).chain(kept).chain(forgotten);
+    lines.chain(missing(&applied.missing)).collect()
+}
+
+/// As lines.
+pub fn set_changed(changed: &SetChanged) -> Vec<String> {
+    let is = match changed.change {
+        ChangeKind::Add => "is in",
+        ChangeKind::Remove => "is no longer in",
+    };
+    let time = changed
+        .for_ms
+        .map(|time| format!(", for {}", duration(time.div_ceil(1000))));
+    let mut lines = vec![format!(
+        "{} {is} the set {}{}; it has {}",
+        changed.prefix,
+        changed.set,
+        time.unwrap_or_default(),
+        entries(changed.entries)
+    )];
+    if changed.rules.is_empty() {
+        lines.push(format!(
+            "no rule names the set {}, so nothing changes for any packet",
+            changed.set
+        ));
+    }
+    lines
+}
+
+/// As lines.
+pub fn sets(sets: &[SetSummary]) -> Vec<String> {
+    if sets.is_empty() {
+        return vec!["the policy in force has no sets".into()];
+    }
+    let mut table = Table::new(&["set", "entries", "added", "removed", "rules"]);
+    for set in sets {
+        table.row(vec![
+            set.set.clone(),
+            grouped(set.entries),
+            grouped(set.added),
+            grouped(set.removed),
+            grouped(set.rules.len() as u64),
+        ]);
+    }
+    table.lines()
+}
+
+/// As lines.
+pub fn set(set: &SetReport) -> Vec<String> {
+    let named_by = match set.rules.as_slice() {
+        [] => "no rule".into(),
+        rules => named(rules, 0),
+    };
+    let mut lines = vec![
+        format!(
+            "set {}, {}, named by {named_by}",
+            set.set,
+            entries(set.entries.len() as u64)
+        ),
+        String::new(),
+    ];
+    let mut table = Table::new(&["entry", "by", "for"]);
+    let mut add = |entry: &SetEntry, by: &str| {
+        let time = entry.left_s.map_or_else(|| "good".into(), duration);
+        table.row(vec![entry.prefix.clone(), by.to_owned(), time]);
+    };
+    for entry in &set.entries {
+        add(entry, &entry.by);
+    }
+    for entry in &set.removed {
+        add(entry, "removed");
+    }
+    lines.extend(table.lines());
+    lines
+}
+
+fn entries(count: u64) -> String {
+    match count {
+        1 => "1 entry".into(),
+        count => format!("{} entries", grouped(count)),
+    }
 }
 
 /// How many rules are named in a step.

@@ -17,7 +17,7 @@ use std::{
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{ConnectInfo, DefaultBodyLimit, RawQuery, Request, State, connect_info::Connected},
+    extract::{ConnectInfo, DefaultBodyLimit, Path as UrlPath, RawQuery, Request, State, connect_info::Connected},
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
@@ -34,7 +34,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{ModeRequest, Refusal, path},
+    api::{ChangeKind, ModeRequest, Refusal, SetRequest, path},
     enforcer::{Enforcer, EnforcerError},
     gate::Gate,
 };
@@ -146,10 +146,11 @@ async fn keep_up(enforcer: &Shared) {
     let mut last_error = None;
     loop {
         sleep(BETWEEN_LOOKS).await;
-        let error = match lock(enforcer).refresh() {
-            Ok(false) => None,
-            Ok(true) => {
-                log::info!("interfaces or cgroups that the policy names have come or gone: it holds for those now");
+        let error = match keep_up_once(&mut lock(enforcer)) {
+            Ok(news) => {
+                for news in news {
+                    log::info!("{news}");
+                }
                 None
             }
             Err(error) => Some(error.to_string()),
@@ -157,10 +158,22 @@ async fn keep_up(enforcer: &Shared) {
         if let Some(error) = &error
             && last_error.as_ref() != Some(error)
         {
-            log::error!("interfaces or cgroups have come or gone, and the policy holds for those before: {error}");
+            log::error!("the policy holds for what was there before: {error}");
         }
         last_error = error;
     }
+}
+
+/// What has been done about it.
+fn keep_up_once(enforcer: &mut Enforcer) -> Result<Vec<&'static str>, EnforcerError> {
+    let mut news = Vec::new();
+    if enforcer.expire()? {
+        news.push("entries of sets whose time is over are no more");
+    }
+    if enforcer.refresh()? {
+        news.push("interfaces or cgroups that the policy names have come or gone: it holds for those now");
+    }
+    Ok(news)
 }
 
 /// How long an interface or a cgroup can be there before rules that name it match.
@@ -186,6 +199,11 @@ fn routes(group: u32, enforcer: Shared) -> Router {
         .route(
             path::MODE,
             get(mode).put(change_mode).layer(DefaultBodyLimit::max(1024)),
+        )
+        .route(path::SETS, get(sets))
+        .route(
+            &format!("{}/{{name}}", path::SETS),
+            get(set).post(change_set).layer(DefaultBodyLimit::max(1024)),
         )
         .route(path::STATUS, get(status))
         .route(path::STATS, get(stats))
@@ -285,6 +303,33 @@ async fn change_mode(State(enforcer): State<Shared>, body: Bytes) -> Response {
     answer(changed)
 }
 
+async fn sets(State(enforcer): State<Shared>) -> Response {
+    Json(lock(&enforcer).sets()).into_response()
+}
+
+async fn set(State(enforcer): State<Shared>, UrlPath(name): UrlPath<String>) -> Response {
+    answer(lock(&enforcer).set(&name))
+}
+
+async fn change_set(State(enforcer): State<Shared>, UrlPath(name): UrlPath<String>, body: Bytes) -> Response {
+    let request: SetRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => {
+            let error = format!("{error}; send {{\"change\":\"add\",\"prefix\":\"192.0.2.1\"}}, or \"remove\"");
+            return refused(StatusCode::UNPROCESSABLE_ENTITY, [error]);
+        }
+    };
+    let changed = lock(&enforcer).change_set(&name, &request);
+    if let Ok(changed) = &changed {
+        let is = match changed.change {
+            ChangeKind::Add => "in",
+            ChangeKind::Remove => "no longer in",
+        };
+        log::info!("{} is {is} the set {} now", changed.prefix, changed.set);
+    }
+    answer(changed)
+}
+
 async fn status(State(enforcer): State<Shared>) -> Response {
     answer(lock(&enforcer).status())
 }
@@ -301,7 +346,9 @@ fn lock(enforcer: &Shared) -> MutexGuard<'_, Enforcer> {
 fn answer<T: serde::Serialize>(result: Result<T, EnforcerError>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
-        Err(error @ EnforcerError::Policy(_)) => refused(StatusCode::UNPROCESSABLE_ENTITY, lines(&error)),
+        Err(error @ (EnforcerError::Policy(_) | EnforcerError::Set(_))) => {
+            refused(StatusCode::UNPROCESSABLE_ENTITY, lines(&error))
+        }
         Err(error @ EnforcerError::ModeIsFixed(_)) => refused(StatusCode::CONFLICT, lines(&error)),
         Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, lines(&error)),
     }

@@ -51,7 +51,8 @@ impl Classes {
                 changes.extend(behind(interval.last).map(|point| (point, bit)));
             }
         }
-        changes.sort_unstable_by_key(|(point, _)| *point);
+        // Stable, which takes what is in order already as it is: long lists are.
+        changes.sort_by_key(|(point, _)| *point);
         let mut result = Self {
             begins: Vec::with_capacity(changes.len()),
             all: Vec::new(),

@@ -27,6 +27,7 @@ mod program;
 mod rates;
 mod sender;
 mod senders;
+mod sets;
 mod swap;
 mod unseen;
 mod wire;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         rates::tests,
         commands::tests,
         faults::tests,
+        sets::tests,
         files::tests,
     ];
     let tests: Vec<KernelTest> = files.into_iter().flat_map(|tests| tests()).collect();

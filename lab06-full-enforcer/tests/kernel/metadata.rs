@@ -34,7 +34,7 @@ fn no(condition: &str) -> String {
 }
 
 /// A cgroup's path as policies have it.
-fn path(cgroup: &Cgroup) -> String {
+pub fn path(cgroup: &Cgroup) -> String {
     let name = cgroup.name().unwrap();
     name.to_str().unwrap().trim_start_matches('/').to_owned()
 }

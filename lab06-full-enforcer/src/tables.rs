@@ -142,8 +142,10 @@ impl KernelTables {
     /// A slot that no program reads. When it returns, none reads any other policy than the one in force, nor knows ids
     /// that this one has not.
     pub fn free_slot(&mut self) -> Result<FreeSlot, TablesError> {
+        // ANCHOR: free_slot
         self.barrier.wait().map_err(TablesError::Barrier)?;
         Ok(FreeSlot((self.in_force.slot() + 1) % SLOTS))
+        // ANCHOR_END: free_slot
     }
 
     /// Writes a policy to where no program looks.

@@ -46,7 +46,7 @@ pub fn load(max_flows: u32) -> Result<Ebpf, LoadError> {
 }
 
 /// Whether the kernel can tell programs the time without reading the machine's clock, Linux 5.11.
-fn has_coarse_clock() -> bool {
+pub fn has_coarse_clock() -> bool {
     // If it cannot be found out, the exact time will do.
     is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_ktime_get_coarse_ns).unwrap_or(false)
 }

@@ -180,9 +180,25 @@ pub struct Status {
     pub missing: Vec<String>,
     /// Where packets are decided about.
     pub hooks: Vec<HookStatus>,
+    /// What has happened in the table of flows.
+    #[serde(default)]
+    pub flows: FlowEvents,
     /// All packets, by what became of them.
     #[serde(flatten)]
     pub total: Amounts,
+}
+
+/// What has happened in the table of flows since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEvents {
+    /// How many flows have begun.
+    pub created: u64,
+    /// How many of them were proven: both ends have heard each other.
+    pub established: u64,
+    /// How many that were not have been forgotten for another one.
+    pub evicted_half_open: u64,
+    /// How many that were have been.
+    pub evicted_established: u64,
 }
 
 /// Where packets are decided about.

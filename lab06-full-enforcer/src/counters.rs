@@ -6,13 +6,14 @@ use aya::{
 };
 use lab01_count_packets_common::counter::Counter;
 use lab02_xdp_firewall_common::transport::Malformed;
+use lab03_tc_egress_common::decide::FlowEvent;
 use lab06_full_enforcer_common::{
     counters::{Outcome, Reason, by_reason, by_rule},
     key::Hook,
 };
 
 use crate::{
-    api::{Amount, Amounts, MalformedStats, ReasonStats},
+    api::{Amount, Amounts, FlowEvents, MalformedStats, ReasonStats},
     tables::{TablesError, take},
 };
 
@@ -21,6 +22,7 @@ pub struct Counters {
     by_rule: PerCpuArray<MapData, Counter>,
     by_reason: PerCpuArray<MapData, Counter>,
     malformed: PerCpuArray<MapData, Counter>,
+    flow_events: PerCpuArray<MapData, u64>,
 }
 
 impl Counters {
@@ -30,6 +32,7 @@ impl Counters {
             by_rule: take(ebpf, "PACKETS_BY_RULE")?,
             by_reason: take(ebpf, "PACKETS_BY_REASON")?,
             malformed: take(ebpf, "PACKETS_MALFORMED")?,
+            flow_events: take(ebpf, "FLOW_EVENTS")?,
         })
     }
 
@@ -46,6 +49,20 @@ impl Counters {
             self.by_rule.set(by_rule(id, outcome), zeroes, 0)?;
         }
         Ok(())
+    }
+
+    /// What has happened in the table of flows.
+    pub fn flow_events(&self) -> Result<FlowEvents, MapError> {
+        let of = |event: FlowEvent| -> Result<u64, MapError> {
+            let by_cpu = self.flow_events.get(&(event as u32), 0)?;
+            Ok(by_cpu.iter().sum())
+        };
+        Ok(FlowEvents {
+            created: of(FlowEvent::Created)?,
+            established: of(FlowEvent::Established)?,
+            evicted_half_open: of(FlowEvent::EvictedHalfOpen)?,
+            evicted_established: of(FlowEvent::EvictedEstablished)?,
+        })
     }
 
     /// What was counted at each hook for each reason.

@@ -110,6 +110,8 @@ pub struct Options {
     pub cgroup: Option<String>,
     /// Whether it is attached to the cgroup. If not, TC decides about all that leaves.
     pub by_cgroup: bool,
+    /// How many flows are followed at once; none if 0.
+    pub max_flows: u32,
     /// The mode, whatever policies and commands say.
     pub mode: Option<Mode>,
 }
@@ -163,7 +165,10 @@ impl Enforcer {
     /// Loads the programs, puts `policy` into force, and attaches: the first packet already meets the whole policy.
     pub async fn start(options: &Options, policy: Policy) -> Result<Self, EnforcerError> {
         let compiled = compile::compile_for(&policy, Names::on_this_host(&policy))?;
-        let capacities = Capacities::around(&compiled);
+        let capacities = Capacities {
+            flows: options.max_flows,
+            ..Capacities::around(&compiled)
+        };
         let places = Places::find(options)?;
         let mut ebpf = load_programs(&capacities, options)?;
         let mut kernel = Kernel {
@@ -352,6 +357,7 @@ impl Enforcer {
             mode: self.mode(),
             missing: self.in_force.places.missing(self.policy()),
             hooks: self.attached.hooks.clone(),
+            flows: self.kernel.counters.flow_events()?,
             total: total.fold(Amounts::default(), Amounts::plus),
         })
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, str::FromStr};
 
 use enforcer_policy::{
     decide,
-    model::{Mac, Protocol},
+    model::{Mac, Protocol, State},
     text,
 };
 use lab01_count_packets_common::headers::Address;
@@ -13,8 +13,8 @@ use lab06_full_enforcer_common::{
     control::Mode,
     counters::Reason,
     decision::Decision,
-    key::{Direction, Hook, Key, LOOPBACK, NO_MAC, UnknownSocket, UpperKey, mac_number},
-    table::{Action, Field, Record, RuleMode, asks},
+    key::{Direction, Essential, Hook, Key, LOOPBACK, NO_MAC, UnknownSocket, UpperKey, mac_number},
+    table::{Action, Field, Kind, Record, RuleMode, asks},
 };
 use serde::Serialize;
 
@@ -48,6 +48,8 @@ pub struct Query {
     pub destination_port: u16,
     /// Type and code, where the protocol is ICMP or ICMPv6.
     pub icmp: (u8, u8),
+    /// What its flow is: one of which it is the first packet, or which it began; or one that it is an error about.
+    pub state: State,
 }
 
 /// What becomes of it, and why.
@@ -59,7 +61,8 @@ pub struct Explanation {
     pub rule: String,
     /// Where it is decided.
     pub hook: &'static str,
-    /// `rule` or `default`, or which of the essentials it is.
+    /// `rule` or `default`, or which of the essentials it is; `flow` for a rule that matches the packet that began the flow,
+    /// `reverse_orientation` if the packet would pass the other way round.
     pub reason: String,
     /// `observe` or `block`: whether the verdict is carried out.
     pub mode: &'static str,
@@ -98,26 +101,38 @@ pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explan
     let is_loopback = interface == LOOPBACK;
     let mac = query.mac.map_or(NO_MAC, |mac| mac_number(mac.0));
     let metadata = match query.direction {
-        Direction::Ingress => classifier.metadata(interface, mac, &UnknownSocket),
-        Direction::Egress => classifier.metadata(interface, NO_MAC, &query.socket(compiled)),
+        Direction::Ingress => classifier.metadata(interface, mac, UnknownSocket),
+        Direction::Egress => classifier.metadata(interface, NO_MAC, query.socket(compiled)),
     };
-    let decision = classifier.decide(&key, metadata, query.direction, is_loopback);
-    let (decision, hook) = match query.direction {
+    let kind = classifier.kind(&key.upper, key.ip_version, query.direction, is_loopback);
+    let (decision, by_flow) = if kind == Kind::Ordinary as u32 {
+        decide_by_state(&classifier, query, &key, metadata)
+    } else {
+        (classifier.decide(&key, metadata, query.direction, kind), None)
+    };
+    let (decision, by_flow, hook) = match query.direction {
+        // An answer to what was asked from here is not judged by whose socket it is for: that was done when it was asked.
         Direction::Ingress if decision.blocks == 0 && decision.reason != Reason::Essential => {
-            let metadata = classifier.metadata(interface, NO_MAC, &query.socket(compiled));
-            match classifier.decide_at_socket(&key, metadata, is_loopback) {
-                Some(blocked) => (blocked, Hook::CgroupIngress),
-                None => (decision, Hook::TcIngress),
+            let metadata = classifier.metadata(interface, NO_MAC, query.socket(compiled));
+            let kind = match query.state {
+                State::Invalid if kind == Kind::Ordinary as u32 => Kind::Invalid as u32,
+                _ => kind,
+            };
+            match classifier.decide_at_socket(&key, metadata, kind) {
+                Some(blocked) => (blocked, None, Hook::CgroupIngress),
+                None => (decision, by_flow, Hook::TcIngress),
             }
         }
-        direction => (decision, Hook::for_direction(direction)),
+        direction => (decision, by_flow, Hook::for_direction(direction)),
     };
     let mode = match decision.rule.mode {
         own if decision.reason == Reason::Rule && own == RuleMode::Observe as u8 => Mode::Observe,
         _ => mode.unwrap_or(compiled.mode),
     };
-    let essential = key.essential(query.direction, is_loopback);
+    let essential = key.upper.essential(key.ip_version, query.direction, is_loopback);
     let reason = match (decision.reason, essential) {
+        (Reason::Rule, _) if by_flow.is_some() => by_flow.unwrap_or_default().to_owned(),
+        (Reason::Essential, None) => in_snake_case(compile::reason(Essential::IcmpError)),
         (Reason::Essential, Some(essential)) => in_snake_case(compile::reason(essential)),
         (reason, _) => reason.name().to_owned(),
     };
@@ -143,6 +158,49 @@ pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explan
         logged_by: logged_by(compiled, &decision),
         steps: steps(compiled, &decision, &key, query),
         searched: classify::steps(compiled, decision.question),
+    }
+}
+
+/// Decides about what is not essential by itself, as the programs do by what is known of its flow; and how the flow comes
+/// into it.
+fn decide_by_state(
+    classifier: &Classifier<'_, Compiled>,
+    query: &Query,
+    key: &Key,
+    metadata: u64,
+) -> (Decision, Option<&'static str>) {
+    let decide = |kind: u32| classifier.decide(key, metadata, query.direction, kind);
+    let named_or_first = |kind: Kind| {
+        let (itself, first) = (decide(kind as u32), decide(Kind::Ordinary as u32));
+        if itself.number < first.number {
+            (itself, None)
+        } else {
+            (first, Some("flow"))
+        }
+    };
+    match query.state {
+        State::New => (decide(Kind::Ordinary as u32), None),
+        State::Established => named_or_first(Kind::Established),
+        State::Related if classifier.config.essentials == 0 => named_or_first(Kind::Related),
+        State::Related => (decide(Kind::Essential as u32 + Essential::IcmpError as u32), None),
+        State::Invalid => {
+            let itself = decide(Kind::Invalid as u32);
+            let reversed = Key {
+                source: key.destination,
+                destination: key.source,
+                upper: key.upper.reversed(),
+                ..*key
+            };
+            let interface = query.interface(classifier.tables);
+            let metadata = classifier.metadata(interface, NO_MAC, UnknownSocket);
+            let direction = query.direction.reversed();
+            let other_way = classifier.decide(&reversed, metadata, direction, Kind::Invalid as u32);
+            if itself.blocks != 0 && other_way.blocks == 0 {
+                (other_way, Some("reverse_orientation"))
+            } else {
+                (itself, None)
+            }
+        }
     }
 }
 

@@ -12,12 +12,13 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use enforcer_policy::{
     Format, Policy, Reading, diff, formats,
-    model::Mac,
+    model::{Mac, Protocol, State},
     read_path,
     show::{self, CheckJson},
     text,
 };
 use lab01_count_packets::{load, logging, schedule, signals};
+use lab03_tc_egress_common::quote;
 use lab06_full_enforcer::{
     api::{
         self, Applied, ChangeKind, ModeChange, ModeReport, ModeRequest, SetChanged, SetReport, SetRequest, SetSummary,
@@ -139,6 +140,11 @@ struct RunOptions {
     /// rules that name a cgroup or a user match nothing.
     #[arg(long, visible_alias = "no-cg")]
     no_cgroup: bool,
+
+    /// How many flows are followed at once, in about 270 bytes each. With 0 none: replies are judged as what they are by
+    /// themselves.
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
+    max_flows: u32,
 
     /// Log more.
     #[arg(long, short)]
@@ -285,8 +291,22 @@ struct ExplainOptions {
     #[arg(long, default_value_t = 0, value_name = "UID")]
     uid: u32,
 
+    /// What its flow is to the enforcer: `new` for a packet that begins one or belongs to none, `established` for one that
+    /// belongs to the flow which a packet like it began, `related` for an ICMP error about one, `invalid` for TCP without SYN
+    /// and without a flow.
+    #[arg(long, value_enum, default_value_t = StateArgument::New, value_name = "STATE")]
+    state: StateArgument,
+
     #[command(flatten)]
     format: FormatOptions,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StateArgument {
+    New,
+    Established,
+    Related,
+    Invalid,
 }
 
 #[derive(Args)]
@@ -384,6 +404,7 @@ impl RunOptions {
             tc_egress: !self.no_tc,
             cgroup: self.cgroup.clone(),
             by_cgroup: !self.no_cgroup,
+            max_flows: self.max_flows,
             mode: match (self.observe, self.block) {
                 (true, _) => Some(Mode::Observe),
                 (_, true) => Some(Mode::Block),
@@ -682,6 +703,23 @@ impl ExplainOptions {
         if !protocol.has_ports() && self.dport.is_some() {
             return Err(Misuse(format!("{protocol} has no ports: leave --dport away")).into());
         }
+        let state = match self.state {
+            StateArgument::New => State::New,
+            StateArgument::Established => State::Established,
+            StateArgument::Related => State::Related,
+            StateArgument::Invalid => State::Invalid,
+        };
+        if state == State::Related && !quote::is_error(protocol.0, self.icmp_type) {
+            return Err(Misuse(
+                "--state related is for ICMP errors: say --proto icmp and --icmp-type 3, 4, 5, 11 or 12, or icmpv6 and a \
+                 type below 128"
+                    .into(),
+            )
+            .into());
+        }
+        if state == State::Invalid && protocol != Protocol::TCP {
+            return Err(Misuse("--state invalid is for TCP; anything else without a flow is new".into()).into());
+        }
         Ok(Query {
             direction: match self.direction {
                 DirectionArgument::Ingress => Direction::Ingress,
@@ -697,6 +735,7 @@ impl ExplainOptions {
             source_port: self.sport,
             destination_port: self.dport.unwrap_or(0),
             icmp: (self.icmp_type, self.icmp_code),
+            state,
         })
     }
 }

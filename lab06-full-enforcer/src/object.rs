@@ -6,6 +6,7 @@ use aya::Ebpf;
 use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_prog_type};
 use lab01_count_packets::load::{LoadError, load_object_with};
 use lab02_xdp_firewall::syscall::{bpf, no_attributes};
+use lab03_tc_egress::tables::has_coarse_clock;
 
 use crate::{OBJECT, compile::Capacities, tables::map_sizes};
 
@@ -21,6 +22,7 @@ pub fn load(capacities: &Capacities, cgroup_decides: bool) -> Result<Ebpf, LoadE
     let globals = [
         ("CGROUP_DECIDES", u8::from(cgroup_decides)),
         ("HAS_BUFFERS", u8::from(has_buffers)),
+        ("COARSE_CLOCK", u8::from(has_coarse_clock())),
     ];
     load_object_with(&object, &map_sizes(capacities), &globals)
 }

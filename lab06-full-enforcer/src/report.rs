@@ -42,6 +42,20 @@ pub fn status(status: &Status) -> Vec<String> {
             hook.hook, hook.at, hook.attached_by
         ));
     }
+    let flows = &status.flows;
+    lines.push(format!(
+        "flows     {} begun, {} answered{}",
+        grouped(flows.created),
+        grouped(flows.established),
+        match flows.evicted_half_open + flows.evicted_established {
+            0 => String::new(),
+            _ => format!(
+                "; forgotten early, for others: {} unanswered, {} answered",
+                grouped(flows.evicted_half_open),
+                grouped(flows.evicted_established)
+            ),
+        }
+    ));
     lines.push(format!(
         "packets   {} passed, {} would have been blocked, {} blocked",
         grouped(status.total.passed.packets),

@@ -8,9 +8,12 @@ use aya::{
 };
 use lab02_xdp_firewall::{barrier::Barrier, mapped::MappedArray, tables::random};
 use lab02_xdp_firewall_common::prefix_set::tree::{NodeV4, NodeV6};
+use lab03_tc_egress::policy::{buckets_for, half_open_flows};
+use lab03_tc_egress_common::flow::state::IDLE_NS;
 use lab06_full_enforcer_common::{
     control::{Control, Mode},
     counters::by_rule_len,
+    flow,
     limit::{self, RateLimit},
     table::{Class, Config, Group, MAX_PARTITIONS, Origin, Partition, Record, Rule, SLOTS},
 };
@@ -62,13 +65,15 @@ pub struct KernelTables {
     limits: MappedArray<RateLimit>,
     buckets: Array<MapData, FullBucket>,
     bucket_key: [u64; 2],
+    flows: flow::Settings,
+    generation: u32,
     in_force: Control,
     barrier: Barrier,
     capacities: Capacities,
 }
 
 /// The sizes of the maps, for [`lab01_count_packets::load::load_object`].
-pub fn map_sizes(capacities: &Capacities) -> [(&'static str, u32); 10] {
+pub fn map_sizes(capacities: &Capacities) -> [(&'static str, u32); 11] {
     [
         ("NODES_V4", capacities.nodes_v4 * SLOTS),
         ("NODES_V6", capacities.nodes_v6 * SLOTS),
@@ -80,7 +85,16 @@ pub fn map_sizes(capacities: &Capacities) -> [(&'static str, u32); 10] {
         ("LIMITS", capacities.limits * SLOTS),
         ("BUCKETS", limit::of_rule(max_ids(capacities))),
         ("PACKETS_BY_RULE", by_rule_len(max_ids(capacities))),
+        ("FLOWS", flow_buckets(capacities.flows).iter().sum::<u32>().max(1)),
     ]
+}
+
+/// How many buckets there are for flows whose both ends are proven, and for all others.
+fn flow_buckets(flows: u32) -> [u32; 2] {
+    if flows == 0 {
+        return [0; 2];
+    }
+    [buckets_for(flows), buckets_for(half_open_flows(flows))]
 }
 
 /// How many rules can be counted apart: those in force, and as many whose counters wait for them to come back.
@@ -118,6 +132,16 @@ impl KernelTables {
             limits: mapped(ebpf, "LIMITS")?,
             buckets: take(ebpf, "BUCKETS")?,
             bucket_key: [random()?, random()?],
+            flows: {
+                let [established_buckets, half_open_buckets] = flow_buckets(capacities.flows);
+                flow::Settings {
+                    idle_ns: IDLE_NS,
+                    hash_key: [random()?, random()?],
+                    established_buckets,
+                    half_open_buckets,
+                }
+            },
+            generation: 0,
             in_force: Control::new(0, Mode::Observe),
             barrier: Barrier::new()?,
             capacities,
@@ -167,8 +191,11 @@ impl KernelTables {
         self.records.write(origin.record as usize, &compiled.records);
         self.rules.write(origin.rule as usize, &compiled.rules);
         self.limits.write(origin.limit as usize, &compiled.limits);
+        self.generation = self.generation.wrapping_add(1);
         let config = Config {
             bucket_key: self.bucket_key,
+            flows: self.flows,
+            generation: self.generation.into(),
             ..compiled.config.moved_to(origin)
         };
         Ok(self.configs.set(*slot, config, 0)?)

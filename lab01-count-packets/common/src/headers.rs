@@ -155,6 +155,12 @@ impl Address {
         [a, b, c, d]
     }
 
+    /// From its two words, as [`Address::words`] has them.
+    #[inline(always)]
+    pub const fn from_words(words: [u64; 2]) -> Self {
+        Self(words)
+    }
+
     /// Its words, whose bytes are in the order of the wire.
     #[inline(always)]
     pub const fn words(&self) -> [u64; 2] {

@@ -6,17 +6,17 @@ use lab01_count_packets_common::packet::Packet;
 use lab02_xdp_firewall_common::{
     firewall::{FragmentKey, Verdict},
     ports::{self, Class, Use},
-    transport::{ICMP, ICMPV6, Malformed, Part, TCP, UDP},
+    transport::{ICMP, ICMPV6, Malformed, Part, UDP},
 };
 
 use crate::{
     flow::{
-        key::{Endpoint, FlowKey},
-        state::{self, Beginning, Signal, State, Step},
+        key::FlowKey,
+        state::{self, Beginning, Signal, State},
         table::{self, Buckets, Flow, Inserted, Place},
+        track::{self, Behind, NEXT_ANEW, Subject},
     },
     parsed::Parsed,
-    quote::{self, Quote},
     shaper::{HORIZON_NS, Shape},
     target::{Destination, Target},
 };
@@ -452,51 +452,39 @@ impl Inspection {
             headers,
             upper,
             transport,
+            vlans,
             ..
         } = &self.parsed;
-        let (mut protocol, mut signal) = (upper.protocol, Signal::Datagram);
-        let mut source = Endpoint {
-            address: headers.source,
-            port: transport.source_port,
+        let behind = Behind {
+            offset: upper.offset,
+            protocol: upper.protocol,
+            tcp_flags: transport.tcp_flags,
+            icmp_type: transport.icmp_type,
+            source_port: transport.source_port,
+            destination_port: transport.destination_port,
         };
-        let mut destination = Endpoint {
-            address: headers.destination,
-            port: transport.destination_port,
-        };
-        let mut kind = Kind::Packet;
-        match protocol {
-            TCP => signal = Signal::of_tcp_flags(transport.tcp_flags),
+        let Subject {
+            kind,
+            signal,
+            protocol,
+            source,
+            destination,
+        } = Subject::of(frame, headers, &behind);
+        let (key, from_low) = FlowKey::new(headers.ip_version, protocol, source, destination, *vlans);
+        self.kind = match kind {
             // Answers to a host that has no address yet, and so no flow: RFC 2131 and RFC 8415.
-            UDP if matches!((source.port, destination.port), (67, 68) | (547, 546)) => kind = Kind::Essential,
-            ICMP | ICMPV6 if quote::is_error(protocol, transport.icmp_type) => {
-                kind = Kind::Other;
-                // It goes to whoever sent the packet, or it is no answer to that.
-                if let Some(quote) = Quote::read(frame, headers, upper.offset)
-                    && quote.source.address == headers.destination
-                {
-                    kind = Kind::Error;
-                    (source, destination, protocol) = (quote.source, quote.destination, quote.protocol);
-                }
+            track::Kind::Packet
+                if protocol == UDP && matches!((source.port, destination.port), (67, 68) | (547, 546)) =>
+            {
+                Kind::Essential
             }
-            ICMP | ICMPV6 => {
-                let id = frame.read(upper.offset + 4).map_or(0, u16::from_be_bytes);
-                match quote::echo_ports(protocol, transport.icmp_type, id) {
-                    Some(ends) => {
-                        (source.port, destination.port) = ends;
-                        if ends.0 == 0 {
-                            signal = Signal::Reply;
-                        }
-                    }
-                    None if is_essential(protocol, transport.icmp_type) => kind = Kind::Essential,
-                    None => kind = Kind::Other,
-                }
-            }
-            _ => {}
-        }
-        let (key, from_low) = FlowKey::new(headers.ip_version, protocol, source, destination, self.parsed.vlans);
+            track::Kind::Packet => Kind::Packet,
+            track::Kind::Error => Kind::Error,
+            track::Kind::Other if is_essential(upper.protocol, transport.icmp_type) => Kind::Essential,
+            track::Kind::Other => Kind::Other,
+        };
         self.key = key;
         self.from_low = from_low;
-        self.kind = kind;
         self.signal = signal;
     }
     // ANCHOR_END: find_flow_key
@@ -519,12 +507,14 @@ impl Inspection {
         if flow.is_null() {
             return false;
         }
-        let (next, from_originator) = self.next(flow);
-        if next == NEXT_ANEW {
-            table::remove(tables.established(), place, &self.key);
+        // SAFETY: a flow in a table is valid for as long as the table is.
+        let next = unsafe { track::next(flow, self.from_low, self.signal, self.now_ns) };
+        if next.state == NEXT_ANEW {
+            tables.established().release(place);
             return false;
         }
-        self.advance(flow, next, from_originator, config);
+        // SAFETY: as above.
+        unsafe { track::advance(flow, next, &config.idle_ns, self.now_ns, self.frame_len) };
         true
         // ANCHOR_END: is_of_flow
     }
@@ -537,52 +527,18 @@ impl Inspection {
         if flow.is_null() {
             return false;
         }
-        let (next, from_originator) = self.next(flow);
-        if next == NEXT_ANEW {
+        // SAFETY: a flow in a table is valid for as long as the table is.
+        let next = unsafe { track::next(flow, self.from_low, self.signal, self.now_ns) };
+        if next.state == NEXT_ANEW {
             return false;
         }
-        self.advance(flow, next, from_originator, config);
-        if State::from_number(next).is_some_and(State::is_proven) {
+        // SAFETY: as above.
+        unsafe { track::advance(flow, next, &config.idle_ns, self.now_ns, self.frame_len) };
+        if State::from_number(next.state).is_some_and(State::is_proven) {
             self.promote(tables, config, flow);
         }
         true
         // ANCHOR_END: half_open
-    }
-
-    /// The number of the state that the packet brings the flow to, [`NEXT_SAME`] or [`NEXT_ANEW`]; and whether it comes
-    /// from the originator. A flow whose time is over begins anew.
-    #[inline(always)]
-    fn next(&self, flow: *const Flow) -> (u8, bool) {
-        // SAFETY: a flow in a table is valid for as long as the table is.
-        let (state, low, expires_ns) = unsafe { ((*flow).state, (*flow).originator_is_low, (*flow).expires_ns) };
-        let from_originator = (low != 0) == self.from_low;
-        let Some(state) = State::from_number(state) else {
-            return (NEXT_ANEW, from_originator);
-        };
-        if expires_ns <= self.now_ns {
-            return (NEXT_ANEW, from_originator);
-        }
-        let next = match state::step(state, from_originator, self.signal) {
-            Step::To(next) => next as u8,
-            Step::Nothing => NEXT_SAME,
-            Step::Anew => NEXT_ANEW,
-        };
-        (next, from_originator)
-    }
-
-    #[inline(always)]
-    fn advance(&self, flow: *mut Flow, next: u8, from_originator: bool, config: &Config) {
-        // SAFETY: as above. Two CPUs may write a state at once; either is one that the flow was in.
-        unsafe {
-            if next != NEXT_SAME {
-                if (*flow).state != next {
-                    (*flow).state = next;
-                }
-                let idle_ns = config.idle_ns.get(usize::from(next)).copied().unwrap_or(0);
-                (*flow).expires_ns = self.now_ns + idle_ns;
-            }
-            table::count(flow, from_originator, self.frame_len);
-        }
     }
 
     /// Moves a flow from the half-open ones to the established ones.
@@ -600,7 +556,7 @@ impl Inspection {
             tables.tally(FlowEvent::EvictedEstablished);
         }
         let place = Place::of(self.hash, config.half_open_buckets);
-        table::remove(tables.half_open(), place, &self.key);
+        tables.half_open().release(place);
     }
 
     /// Enters the flow that the packet begins; false if it begins none.
@@ -733,10 +689,6 @@ impl Inspection {
         FragmentKey::of(&self.parsed.headers, &self.parsed.upper)
     }
 }
-
-/// What [`Inspection::next`] returns besides the numbers of states.
-const NEXT_SAME: u8 = 0xff;
-const NEXT_ANEW: u8 = 0xfe;
 
 /// Neighbour discovery (RFC 4861) and multicast listeners (RFC 2710, RFC 3810): without them IPv6 finds nobody.
 #[inline(always)]

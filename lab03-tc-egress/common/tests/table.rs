@@ -8,7 +8,7 @@ use lab01_count_packets_common::headers::Address;
 use lab03_tc_egress_common::flow::{
     key::{Endpoint, FlowKey},
     state::State,
-    table::{self, Flow, Inserted, Place, WAYS},
+    table::{self, Buckets as _, Flow, Inserted, Place, WAYS},
 };
 use memory::Memory;
 use proptest::prelude::*;
@@ -74,7 +74,7 @@ proptest! {
             match action {
                 Action::Pass(time) => now += time,
                 Action::Remove(number) => {
-                    table::remove(&memory, place(number, buckets), &key(number));
+                    memory.release(place(number, buckets));
                     model.remove(&number);
                 }
                 Action::Find(number) => {

@@ -85,8 +85,19 @@ impl Question {
         (self.rest >> 8 & 1) as usize
     }
 
+    /// Which way the packet goes that is asked about.
     #[inline(always)]
-    const fn kind(self) -> usize {
+    pub(crate) const fn direction_of(self) -> Direction {
+        if self.direction() == 0 {
+            Direction::Ingress
+        } else {
+            Direction::Egress
+        }
+    }
+
+    /// The index of a [`Kind`](crate::table::Kind).
+    #[inline(always)]
+    pub(crate) const fn kind(self) -> usize {
         (self.rest >> 12 & 0xf) as usize
     }
 }
@@ -141,7 +152,7 @@ impl<T: Tables> Classifier<'_, T> {
     /// The number of the class of what is known beside the headers: the interface's index, the sender's MAC address
     /// or [`NO_MAC`], and the socket.
     #[inline(always)]
-    pub fn metadata<S: Socket>(&self, interface: u32, mac: u64, socket: &S) -> u64 {
+    pub fn metadata<S: Socket>(&self, interface: u32, mac: u64, socket: S) -> u64 {
         // ANCHOR: metadata
         let about = &self.config.metadata;
         if about.asks == 0 {
@@ -170,7 +181,7 @@ impl<T: Tables> Classifier<'_, T> {
 
     /// The number of the deepest cgroup that rules name and the socket is in or below of; 0 if it is in none.
     #[inline(always)]
-    fn cgroup<S: Socket>(&self, socket: &S) -> u64 {
+    fn cgroup<S: Socket>(&self, socket: S) -> u64 {
         let about = &self.config.metadata;
         for place in 0..MAX_LEVELS {
             let level = (about.levels >> (8 * place) & 0xff) as u32;

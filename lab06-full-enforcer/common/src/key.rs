@@ -16,6 +16,16 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// The other one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        match self {
+            Self::Ingress => Self::Egress,
+            Self::Egress => Self::Ingress,
+        }
+    }
+
     /// A name for people and for JSON.
     pub const fn name(self) -> &'static str {
         match self {
@@ -103,7 +113,7 @@ pub const fn mac_number(mac: [u8; 6]) -> u64 {
 }
 
 /// The socket that a packet is of.
-pub trait Socket {
+pub trait Socket: Copy {
     /// Whether the hook knows it. If not, nothing else is asked.
     const IS_KNOWN: bool;
     /// The user who made it.
@@ -194,20 +204,24 @@ impl UpperKey {
         padding: 0,
     };
 
-    /// What the parsers have read, put together, with every field behind a [`Veil`] that the verifier could otherwise
-    /// tell two ways apart by.
+    /// What the parsers have read, put together, and behind a [`Veil`], that the verifier does not tell two ways apart by it.
     #[inline(always)]
     pub fn of(upper: &Upper, transport: &Transport, veil: Veil) -> Self {
         let has_icmp = matches!(upper.protocol, ICMP | ICMPV6) && upper.part as u8 != Part::Later as u8;
+        let ports = u64::from(transport.source_port) | u64::from(transport.destination_port) << 16;
+        let icmp = u64::from(transport.icmp_type) | u64::from(transport.icmp_code) << 8;
+        let has = u64::from(transport.has_ports) | u64::from(has_icmp) << 8 | u64::from(transport.tcp_flags) << 16;
+        let word = veil.over(ports | u64::from(upper.protocol) << 32 | icmp << 40);
+        let has = veil.over(has);
         Self {
-            source_port: transport.source_port,
-            destination_port: transport.destination_port,
-            protocol: veil.over(u64::from(upper.protocol)) as u8,
-            icmp_type: transport.icmp_type,
-            icmp_code: transport.icmp_code,
-            has_ports: veil.over(u64::from(transport.has_ports)) as u8,
-            has_icmp: veil.over(u64::from(has_icmp)) as u8,
-            tcp_flags: transport.tcp_flags,
+            source_port: word as u16,
+            destination_port: (word >> 16) as u16,
+            protocol: (word >> 32) as u8,
+            icmp_type: (word >> 40) as u8,
+            icmp_code: (word >> 48) as u8,
+            has_ports: has as u8,
+            has_icmp: (has >> 8) as u8,
+            tcp_flags: (has >> 16) as u8,
             padding: 0,
         }
     }
@@ -236,16 +250,16 @@ impl UpperKey {
     }
 }
 
-impl Key {
-    /// Which of the essentials it is, if any, on its way in `direction` over the loopback interface or another one.
+impl UpperKey {
+    /// Which of the essentials a packet of this version of IP is, if any, by itself, on its way in `direction` over the
+    /// loopback interface or another one.
     #[inline(always)]
-    pub fn essential(&self, direction: Direction, is_loopback: bool) -> Option<Essential> {
+    pub fn essential(&self, ip_version: u8, direction: Direction, is_loopback: bool) -> Option<Essential> {
         if is_loopback {
             return Some(Essential::Loopback);
         }
-        let upper = &self.upper;
-        if self.ip_version == 6 && upper.protocol == ICMPV6 && upper.has_icmp != 0 {
-            return match upper.icmp_type {
+        if ip_version == 6 && self.protocol == ICMPV6 && self.has_icmp != 0 {
+            return match self.icmp_type {
                 // Router and neighbour solicitation and advertisement, redirect: RFC 4861.
                 133..=137 => Some(Essential::NeighbourDiscovery),
                 // Multicast listener queries and reports: RFC 2710, RFC 3810.
@@ -253,16 +267,27 @@ impl Key {
                 _ => None,
             };
         }
-        if upper.protocol != UDP || upper.has_ports == 0 {
+        if self.protocol != UDP || self.has_ports == 0 {
             return None;
         }
         let (client, server) = match direction {
-            Direction::Ingress => (upper.destination_port, upper.source_port),
-            Direction::Egress => (upper.source_port, upper.destination_port),
+            Direction::Ingress => (self.destination_port, self.source_port),
+            Direction::Egress => (self.source_port, self.destination_port),
         };
         // RFC 2131 section 4.1, RFC 8415 section 7.2.
-        let is_dhcp = matches!((self.ip_version, client, server), (4, 68, 67) | (6, 546, 547));
+        let is_dhcp = matches!((ip_version, client, server), (4, 68, 67) | (6, 546, 547));
         is_dhcp.then_some(Essential::DhcpClient)
+    }
+
+    /// As the answer has them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self {
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            ..self
+        }
     }
 }
 
@@ -278,11 +303,13 @@ pub enum Essential {
     MulticastListener = 2,
     /// A DHCP client's own messages and the answers to them.
     DhcpClient = 3,
+    /// An error of ICMP about a known flow.
+    IcmpError = 4,
 }
 
 impl Essential {
     /// How many there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 5;
 
     /// All of them, in the order of their indices.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -290,5 +317,6 @@ impl Essential {
         Self::NeighbourDiscovery,
         Self::MulticastListener,
         Self::DhcpClient,
+        Self::IcmpError,
     ];
 }

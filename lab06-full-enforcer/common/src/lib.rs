@@ -5,6 +5,7 @@
 //! - [`control`] is the one word that says which of the tables is in force, and in which mode,
 //! - [`classify`] finds the rule for a key,
 //! - [`decision`] puts it all in order, from the packet's bytes to what becomes of it,
+//! - [`flow`] is what is known of the flow that a packet belongs to,
 //! - [`limit`] says how much of what a rule matches passes,
 //! - [`sender`] tells at TC egress what was decided about before,
 //! - [`veil`] keeps the program short for the verifier,
@@ -20,6 +21,7 @@ pub mod compared;
 pub mod control;
 pub mod counters;
 pub mod decision;
+pub mod flow;
 pub mod key;
 pub mod limit;
 pub mod sender;

@@ -13,6 +13,7 @@ use lab02_xdp_firewall_common::prefix_set::tree::{KeyV6, NodeV4, NodeV6, Tree};
 
 use crate::{
     classify::{self, Probe, Question},
+    flow,
     key::Essential,
     limit::RateLimit,
 };
@@ -76,6 +77,25 @@ pub struct Rule {
 }
 
 const _: () = assert!(size_of::<Rule>() == 8);
+
+impl Rule {
+    /// As one number.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.id as u64 | (self.action as u64) << 32 | (self.mode as u64) << 40 | (self.limit as u64) << 48
+    }
+
+    /// From that.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            id: word as u32,
+            action: (word >> 32) as u8,
+            mode: (word >> 40) as u8,
+            limit: (word >> 48) as u16,
+        }
+    }
+}
 
 /// What a packet is sought by.
 ///
@@ -253,7 +273,7 @@ const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// All rules.
+    /// The rules that name the state new, or none.
     Ordinary = 0,
     /// The rules that name [`Essential::Loopback`]; the others of [`Essential`] follow.
     Essential = 1,
@@ -261,11 +281,17 @@ pub enum Kind {
     NotIp = 1 + Essential::COUNT,
     /// Those of them that name [`Essential::Loopback`].
     NotIpByLoopback = 2 + Essential::COUNT,
+    /// The rules that name the state established.
+    Established = 3 + Essential::COUNT,
+    /// The rules that name the state related.
+    Related = 4 + Essential::COUNT,
+    /// The rules that name the state invalid, or none.
+    Invalid = 5 + Essential::COUNT,
 }
 
 impl Kind {
     /// How many kinds there are.
-    pub const COUNT: usize = 3 + Essential::COUNT as usize;
+    pub const COUNT: usize = 6 + Essential::COUNT as usize;
 }
 
 /// What is sought among the rules.
@@ -365,6 +391,10 @@ pub struct Config {
     pub has: u32,
     /// The key of the hash that gives sources and flows their buckets: random, so that nobody can aim at another's.
     pub bucket_key: [u64; 2],
+    /// How flows are followed.
+    pub flows: flow::Settings,
+    /// A number of 32 bits that the policies before did not have, so that a flow knows whose verdict it has.
+    pub generation: u64,
     /// 1 if incoming packets that no rule matches are blocked.
     pub block_ingress: u8,
     /// 1 if outgoing packets that no rule matches are blocked.
@@ -379,7 +409,16 @@ pub struct Config {
 
 const _: () = assert!(
     size_of::<Config>()
-        == 6 * 72 + 16 + size_of::<Metadata>() + 2 * Kind::COUNT * Sought::COUNT * 16 + 8 + 6 * 4 + 16 + 8
+        == 6 * 72
+            + 16
+            + size_of::<Metadata>()
+            + 2 * Kind::COUNT * Sought::COUNT * 16
+            + 8
+            + 6 * 4
+            + 16
+            + size_of::<flow::Settings>()
+            + 8
+            + 8
 );
 
 /// Bits of [`Config::has`].
@@ -390,6 +429,10 @@ pub mod has {
     pub const COUNTING: u32 = 2;
     /// Rules block what comes in by whose socket it is for.
     pub const AT_SOCKET: u32 = 16;
+    /// Rules name the state established.
+    pub const ESTABLISHED: u32 = 4;
+    /// Rules name the state related.
+    pub const RELATED: u32 = 8;
 }
 
 /// The arrays that hold the content of all slots.
@@ -419,6 +462,9 @@ pub trait Tables {
     /// Takes tokens that take `cost_ns` to come from the bucket at `index`, which takes `burst_ns` to fill; false if there
     /// are not enough.
     fn take_tokens(&self, index: u32, cost_ns: u64, burst_ns: u64) -> bool;
+
+    /// Counts a packet of so many bytes under each of the rules that only count and come before the rule of this number.
+    fn count_matches(&self, question: Question, before: u32, bytes: u64);
 
     /// Answers a question. A program has it answered by a function that the verifier follows only once.
     #[inline(always)]

@@ -25,7 +25,7 @@ use lab04_cgroup_policy_ebpf::IpPacket;
 use lab06_full_enforcer_common::{
     classify::{Question, counting_matches},
     counters::{self, BY_REASON, Outcome},
-    decision::{Inspection, Parse},
+    decision::{FromEthernet, Inspection, Parse},
     key::{Hook, Socket},
     sender::Sender,
     table::Tables,
@@ -143,6 +143,30 @@ impl<K: HasBuffers> Packet for InBuffers<'_, K> {
     }
 }
 
+impl<K: HasBuffers> Parse for InBuffers<'_, K> {
+    #[inline(always)]
+    fn headers(&self) -> Result<Headers, headers::Malformed> {
+        FromEthernet(self).headers()
+    }
+
+    #[inline(always)]
+    fn source_mac(&self) -> u64 {
+        FromEthernet(self).source_mac()
+    }
+}
+
+impl Parse for InPieces<'_> {
+    #[inline(always)]
+    fn headers(&self) -> Result<Headers, headers::Malformed> {
+        FromEthernet(self).headers()
+    }
+
+    #[inline(always)]
+    fn source_mac(&self) -> u64 {
+        FromEthernet(self).source_mac()
+    }
+}
+
 /// `MAX_TRANSPORT_OFFSET` of lab02's parser, all bits of which are set.
 const MAX_HEADER_OFFSET: usize = 0x7fff;
 
@@ -184,6 +208,7 @@ impl Parse for FromIp<'_> {
 }
 
 /// The socket that the packet of a `cgroup_skb` program is of.
+#[derive(Clone, Copy)]
 pub struct SocketOf<'a>(pub &'a SkBuffContext);
 
 impl Socket for SocketOf<'_> {
@@ -230,7 +255,7 @@ impl Counters<'_> {
         }
         // ANCHOR_END: count
         if let Some(malformed) = inspection.malformed() {
-            count_at(self.malformed, malformed.index(), bytes);
+            count_at(self.malformed, malformed, bytes);
         }
     }
 

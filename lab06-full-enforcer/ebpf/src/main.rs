@@ -1,6 +1,5 @@
 //! The enforcer's programs: what comes in is decided at XDP or TC ingress, what sockets send at `cgroup_skb` egress, and what else
-//! leaves at TC egress, all by the same
-//! tables.
+//! leaves at TC egress, all by the same tables.
 
 #![no_std]
 #![no_main]
@@ -11,7 +10,7 @@
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, xdp_action},
     btf_maps::{Array, PerCpuArray},
-    helpers::bpf_ktime_get_ns,
+    helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns},
     macros::{btf_map, cgroup_skb, classifier, xdp},
     programs::{SkBuffContext, TcContext, XdpContext},
 };
@@ -21,12 +20,18 @@ use lab02_xdp_firewall_common::{
     transport::Malformed,
 };
 use lab02_xdp_firewall_ebpf::{SharedBucket, take_tokens};
+use lab03_tc_egress_common::{
+    decide::FlowEvent,
+    flow::table::{self as flow_table, Bucket, Buckets, claim_in, release_in, slot_in},
+};
+use lab03_tc_egress_ebpf::flows::{BucketLock, FlowTable};
 use lab04_cgroup_policy_ebpf::IpPacket;
 use lab06_full_enforcer_common::{
     classify::{self, Classifier, Probe, Question},
     control::Control,
     counters::{BY_REASON, Outcome},
-    decision::{FromEthernet, Inspection, Parse, Place},
+    decision::{Inspection, Parse, Place},
+    flow::Flows,
     key::{Hook, Socket, UnknownSocket},
     limit::{HASHED_BUCKETS, RateLimit},
     table::{Class, Config, Group, Long, MAX_PARTITIONS, Partition, Record, Rule, SLOTS, Tables, has},
@@ -75,6 +80,16 @@ static PACKETS_BY_RULE: PerCpuArray<Counter, LEAST_BY_RULE> = PerCpuArray::new()
 static PACKETS_BY_REASON: PerCpuArray<Counter, { BY_REASON as usize }> = PerCpuArray::new();
 #[btf_map]
 static PACKETS_MALFORMED: PerCpuArray<Counter, { Malformed::COUNT as usize }> = PerCpuArray::new();
+
+/// Flows: see `Settings` on what is where. Its size is set by the loader, too.
+#[btf_map]
+static FLOWS: Array<Bucket, 64, MMAPABLE> = Array::new();
+/// How many locks its buckets share.
+const FLOW_LOCKS_LEN: usize = 8192;
+#[btf_map]
+static FLOW_LOCKS: Array<BucketLock, FLOW_LOCKS_LEN> = Array::new();
+#[btf_map]
+static FLOW_EVENTS: PerCpuArray<u64, { FlowEvent::COUNT as usize }> = PerCpuArray::new();
 // ANCHOR_END: maps
 
 /// 1 if `cgroup_skb` egress decides about what sockets send, so that TC egress is left the rest. Set by the loader.
@@ -84,6 +99,22 @@ static CGROUP_DECIDES: u8 = 0;
 /// 1 if frames come in several buffers: see [`HasBuffers`]. Set by the loader.
 #[unsafe(no_mangle)]
 static HAS_BUFFERS: u8 = 0;
+
+/// The table of flows.
+struct FoundByCall(FlowTable<64, MMAPABLE, FLOW_LOCKS_LEN>);
+
+static FLOW_TABLE: FoundByCall = FoundByCall(FlowTable {
+    buckets: &FLOWS,
+    locks: &FLOW_LOCKS,
+});
+
+/// 1 if the kernel has `bpf_ktime_get_coarse_ns`: see lab03's.
+#[unsafe(no_mangle)]
+static COARSE_CLOCK: u8 = 0;
+
+/// Of no packet, for those that are kept on the stack: the verifier knows nothing of what was read from a map.
+#[btf_map]
+static NO_INSPECTION: Array<Inspection, 1> = Array::new();
 
 /// The frame in hand at XDP and TC, where softirqs are disabled or this is one, so that there is one at a time on a CPU.
 #[btf_map]
@@ -104,14 +135,20 @@ pub fn enforce_xdp(ctx: XdpContext) -> u32 {
     };
     // SAFETY: the value is this CPU's own, and no other program of an interface interrupts this one on the same CPU.
     let inspection = unsafe { &mut *inspection };
-    let frame = InBuffers::<'_, Kernel>::of(&ctx);
+    let frame = || InBuffers::<'_, Kernel>::of(&ctx);
     let place = Place {
         hook: Hook::XdpIngress,
         interface: ctx.ingress_ifindex() as u32,
         mode: control.mode(),
     };
-    let (packet, socket) = (FromEthernet(&frame), UnknownSocket);
-    match enforce(inspection, &packet, &socket, || frame.bytes(), &place, &classifier) {
+    match enforce(
+        inspection,
+        frame,
+        UnknownSocket,
+        || frame().bytes(),
+        &place,
+        &classifier,
+    ) {
         Outcome::Passed | Outcome::Observed => xdp_action::XDP_PASS,
         Outcome::Dropped => xdp_action::XDP_DROP,
     }
@@ -129,22 +166,21 @@ pub fn enforce_leaving(ctx: TcContext) -> i32 {
 /// Decides about a packet that a socket sends.
 #[cgroup_skb(egress)]
 pub fn enforce_egress(ctx: SkBuffContext) -> i32 {
-    let Some((control, classifier)) = in_force() else {
+    let (Some((control, classifier)), Some(empty)) = (in_force(), NO_INSPECTION.get(0)) else {
         return ALLOW;
     };
     // On the stack, not in a map's value for this CPU: a task sends with softirqs enabled, and one of them may send
     // another packet, of another socket, in the middle of this decision.
-    let mut inspection = Inspection::EMPTY;
-    let packet = IpPacket::of(&ctx);
+    let mut inspection = *empty;
     let place = Place {
         hook: Hook::CgroupEgress,
-        interface: packet.interface(),
+        interface: IpPacket::of(&ctx).interface(),
         mode: control.mode(),
     };
     match enforce(
         &mut inspection,
-        &FromIp(packet),
-        &SocketOf(&ctx),
+        || FromIp(IpPacket::of(&ctx)),
+        SocketOf(&ctx),
         || IpPacket::of(&ctx).len(),
         &place,
         &classifier,
@@ -157,21 +193,21 @@ pub fn enforce_egress(ctx: SkBuffContext) -> i32 {
 /// Decides about a packet that is for a socket, and has passed the interface, by whose socket that is.
 #[cgroup_skb(ingress)]
 pub fn enforce_socket(ctx: SkBuffContext) -> i32 {
-    let Some((control, classifier)) = in_force() else {
+    let (Some((control, classifier)), Some(empty)) = (in_force(), NO_INSPECTION.get(0)) else {
         return ALLOW;
     };
     if classifier.config.has & has::AT_SOCKET == 0 {
         return ALLOW;
     }
     // On the stack, as above: what a task sends by `lo` comes in while it runs.
-    let mut inspection = Inspection::EMPTY;
-    let packet = IpPacket::of(&ctx);
+    let mut inspection = *empty;
     let place = Place {
         hook: Hook::CgroupIngress,
-        interface: packet.interface(),
+        interface: IpPacket::of(&ctx).interface(),
         mode: control.mode(),
     };
-    if !inspection.is_blocked_at_socket(&FromIp(packet), &SocketOf(&ctx), &place, &classifier) {
+    let packet = || FromIp(IpPacket::of(&ctx));
+    if !inspection.is_blocked_at_socket(packet, SocketOf(&ctx), &place, &classifier, &Maps) {
         return ALLOW;
     }
     let outcome = inspection.outcome();
@@ -191,15 +227,21 @@ fn at_interface(ctx: &TcContext, hook: Hook) -> i32 {
     };
     // SAFETY: the value is this CPU's own, and no other program at TC interrupts this one on the same CPU.
     let inspection = unsafe { &mut *inspection };
-    let frame = InPieces::of(ctx);
     let place = Place {
         hook,
         // SAFETY: the context is valid for as long as the program runs, and this field may be read.
         interface: unsafe { (*ctx.skb.skb).ifindex },
         mode: control.mode(),
     };
-    let (packet, socket) = (FromEthernet(&frame), UnknownSocket);
-    match enforce(inspection, &packet, &socket, || frame.bytes(), &place, &classifier) {
+    let frame = || InPieces::of(ctx);
+    match enforce(
+        inspection,
+        frame,
+        UnknownSocket,
+        || frame().bytes(),
+        &place,
+        &classifier,
+    ) {
         Outcome::Passed | Outcome::Observed => NEXT,
         Outcome::Dropped => TC_ACT_SHOT,
     }
@@ -242,27 +284,20 @@ fn in_force() -> Option<(Control, Classifier<'static, Maps>)> {
 #[inline(always)]
 fn enforce<P: Parse, S: Socket>(
     inspection: &mut Inspection,
-    packet: &P,
-    socket: &S,
+    packet: impl Fn() -> P,
+    socket: S,
     len: impl Fn() -> u64,
     place: &Place,
     classifier: &Classifier<'_, Maps>,
 ) -> Outcome {
-    inspection.decide(packet, socket, place, classifier);
+    inspection.decide(packet, socket, &len, place, classifier, &Maps);
     if inspection.is_limited() {
         inspection.charge(len(), *classifier);
     }
-    let bytes = inspection.bytes(len());
-    if classifier.config.has & has::COUNTING != 0 {
-        let (question, before) = inspection.asked();
-        count_matches(
-            question.addresses,
-            question.ports,
-            question.rest,
-            u64::from(before),
-            bytes,
-        );
+    if inspection.is_remembered() {
+        inspection.remember(place.hook, classifier.config, &Maps);
     }
+    let bytes = inspection.bytes(len());
     let outcome = inspection.outcome();
     COUNTERS.count(place.hook, inspection, outcome, bytes);
     outcome
@@ -287,6 +322,37 @@ pub extern "C" fn first_match(addresses: u64, ports: u64, rest: u64) -> u32 {
 #[inline(never)]
 pub extern "C" fn long_number(slot: u64, what: u64, high: u64, low: u64) -> u32 {
     classify::long_number(&Maps, slot as u32, what as u32, KeyV6 { high, low })
+}
+
+/// The place of a flow with this tag in a bucket: see [`Buckets::slot`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn flow_slot(bucket: u64, home: u64, tag: u64) -> u32 {
+    slot_in(&FLOW_TABLE.0, bucket as u32, home as usize, tag as u32) as u32
+}
+
+/// A place for a flow: see [`Buckets::claim`]. Of the bucket's number, the upper half is where in it to begin.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn flow_claim(bucket: u64, tag: u64, expires_ns: u64, now_ns: u64) -> u32 {
+    claim_in(&FLOW_TABLE.0, flow_place(bucket, tag), expires_ns, now_ns)
+}
+
+/// Takes a flow out of the table: see [`Buckets::release`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn flow_release(bucket: u64, tag: u64) -> u32 {
+    release_in(&FLOW_TABLE.0, flow_place(bucket, tag));
+    0
+}
+
+#[inline(always)]
+fn flow_place(bucket: u64, tag: u64) -> flow_table::Place {
+    flow_table::Place {
+        bucket: bucket as u32,
+        home: (bucket >> 32) as usize,
+        tag: tag as u32,
+    }
 }
 
 /// What a partition says to a [`Probe`], by its parts.
@@ -381,6 +447,17 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn count_matches(&self, question: Question, before: u32, bytes: u64) {
+        count_matches(
+            question.addresses,
+            question.ports,
+            question.rest,
+            u64::from(before),
+            bytes,
+        );
+    }
+
+    #[inline(always)]
     fn first_match(&self, question: Question) -> u32 {
         first_match(question.addresses, question.ports, question.rest)
     }
@@ -399,6 +476,72 @@ impl Tables for Maps {
             asked.rest,
             asked.member_of,
         )
+    }
+}
+
+impl Buckets for FoundByCall {
+    type Lock = BucketLock;
+
+    #[inline(always)]
+    fn bucket(&self, index: u32) -> *mut Bucket {
+        self.0.bucket(index)
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32, home: usize, tag: u32) -> usize {
+        flow_slot(u64::from(index), home as u64, u64::from(tag)) as usize
+    }
+
+    #[inline(always)]
+    fn claim(&self, place: flow_table::Place, expires_ns: u64, now_ns: u64) -> u32 {
+        let bucket = u64::from(place.bucket) | (place.home as u64) << 32;
+        flow_claim(bucket, u64::from(place.tag), expires_ns, now_ns)
+    }
+
+    #[inline(always)]
+    fn release(&self, place: flow_table::Place) {
+        let bucket = u64::from(place.bucket) | (place.home as u64) << 32;
+        flow_release(bucket, u64::from(place.tag));
+    }
+
+    #[inline(always)]
+    fn lock(&self, index: u32) -> *mut BucketLock {
+        self.0.lock(index)
+    }
+
+    #[inline(always)]
+    unsafe fn unlock(&self, lock: *mut BucketLock) {
+        // SAFETY: the caller has taken it.
+        unsafe { self.0.unlock(lock) };
+    }
+}
+
+impl Flows for Maps {
+    type Buckets = FoundByCall;
+
+    #[inline(always)]
+    fn buckets(&self) -> &Self::Buckets {
+        &FLOW_TABLE
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: the static is there; volatile, as the loader changes it. The helpers have no arguments.
+        unsafe {
+            if core::ptr::read_volatile(&raw const COARSE_CLOCK) != 0 {
+                bpf_ktime_get_coarse_ns()
+            } else {
+                bpf_ktime_get_ns()
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tally(&self, event: FlowEvent) {
+        if let Some(count) = FLOW_EVENTS.get_ptr_mut(event as u32) {
+            // SAFETY: the value is this CPU's own.
+            unsafe { *count += 1 };
+        }
     }
 }
 

@@ -27,8 +27,9 @@ use lab02_xdp_firewall_common::{
     },
 };
 use lab06_full_enforcer_common::{
-    classify::MAX_STEPS,
+    classify::{MAX_STEPS, Question},
     control::Mode,
+    flow,
     key::{Essential, ICMP_BASE, PORT_VALUES},
     limit::{Per, RateLimit, Unit},
     table::{
@@ -134,6 +135,8 @@ pub struct Capacities {
     pub rules: u32,
     /// Rates.
     pub limits: u32,
+    /// Flows that are followed at once, whatever the policy; none if 0.
+    pub flows: u32,
 }
 
 /// The length of one of the arrays.
@@ -150,6 +153,7 @@ impl Capacities {
         records: 16_384,
         rules: 8192,
         limits: 1024,
+        flows: 65_536,
     };
 
     /// Room for twice what a policy needs, so that it can grow, and for [`Capacities::LEAST`].
@@ -165,6 +169,7 @@ impl Capacities {
             records: room(needed.records, Self::LEAST.records),
             rules: room(needed.rules, Self::LEAST.rules),
             limits: room(needed.limits, Self::LEAST.limits),
+            flows: Self::LEAST.flows,
         }
     }
 
@@ -238,6 +243,7 @@ impl Compiled {
             records: self.records.len() as u32,
             rules: self.rules.len() as u32,
             limits: self.limits.len() as u32,
+            flows: 0,
         }
     }
 }
@@ -301,7 +307,7 @@ pub fn compile_for(policy: &Policy, places: Names) -> Result<Compiled, CannotEnf
 
 /// The keys of a rule that would have to be ignored, and are not: a cause each.
 fn not_enforced((index, rule): (usize, &model::Rule)) -> Vec<Refusal> {
-    let keys = [("gid", !rule.gid.is_empty()), ("state", !rule.state.is_empty())];
+    let keys = [("gid", !rule.gid.is_empty())];
     let keys = keys.into_iter().filter(|(_, is_there)| *is_there);
     let keys = keys.map(|(key, _)| Refusal {
         rule: Some(index),
@@ -430,6 +436,8 @@ impl<'a> Compiler<'a> {
             first_limit: 0,
             has: self.has(),
             bucket_key: [0; 2],
+            flows: flow::Settings::default(),
+            generation: 0,
             block_ingress: u8::from(!allows(self.policy.defaults.ingress)),
             block_egress: u8::from(!allows(self.policy.defaults.egress)),
             block_malformed: u8::from(self.policy.defaults.malformed == model::MalformedVerdict::Drop),
@@ -490,29 +498,84 @@ impl<'a> Compiler<'a> {
         views: &mut [[Partitions; Sought::COUNT]; Kind::COUNT],
     ) -> Result<Vec<Sorted>, CannotEnforce> {
         let mut all: Vec<Sorted> = Vec::new();
-        for (kind, views) in views.iter_mut().enumerate() {
-            for (sought, view) in Sought::ALL.into_iter().zip(views) {
-                let boxes = self.in_view(direction, kind, sought, ranked);
-                let sorted = divide(boxes, MAX_PARTITIONS - all.len()).ok_or_else(too_entangled)?;
-                for number in all.len()..all.len() + sorted.len() {
-                    view[number / 64] |= 1 << (number % 64);
+        for kind in 0..Kind::COUNT {
+            for sought in Sought::ALL {
+                // New ones and invalid ones are asked about together, since most rules are content with both.
+                if kind == Kind::Invalid as usize {
+                    continue;
                 }
-                all.extend(sorted);
+                let mut of_kind = Vec::new();
+                for with in self.states_together(kind) {
+                    let boxes = self.in_view(direction, kind, sought, with, ranked);
+                    let room = MAX_PARTITIONS - all.len() - of_kind.len();
+                    let sorted = divide(boxes, room).ok_or_else(too_entangled)?;
+                    of_kind.extend(sorted.into_iter().map(|sorted| (sorted, with)));
+                }
+                // The search goes from the best rule to the worst.
+                of_kind.sort_by_key(|(sorted, _)| sorted.best());
+                for (sorted, with) in of_kind {
+                    let number = all.len();
+                    for (state, kind) in [(model::State::Invalid, Kind::Invalid as usize), (state(kind), kind)] {
+                        if with.contains(&state) {
+                            views[kind][sought as usize][number / 64] |= 1 << (number % 64);
+                        }
+                    }
+                    all.push(sorted);
+                }
             }
         }
         Ok(all)
     }
 
-    /// The boxes that come into question for packets of a kind.
-    fn in_view(&self, direction: model::Direction, kind: usize, sought: Sought, ranked: &[Ranked]) -> Vec<Ranked> {
+    /// The states whose rules share partitions: each with the others for which a rule is to be content with as well.
+    fn states_together(&self, kind: usize) -> &'static [&'static [model::State]] {
+        use model::State::{Established, Invalid, New, Related};
+        let names_a_state = self.rules.iter().any(|rule| !rule.state.is_empty());
+        match state(kind) {
+            New if kind != Kind::Ordinary as usize => &[&[New]],
+            New if names_a_state => &[&[New, Invalid], &[New], &[Invalid]],
+            New => &[&[New, Invalid]],
+            Established => &[&[Established]],
+            Related => &[&[Related]],
+            Invalid => &[],
+        }
+    }
+
+    /// The boxes that come into question for packets of a kind, of the rules that are content with these states and, of
+    /// those that are told apart, with no other.
+    fn in_view(
+        &self,
+        direction: model::Direction,
+        kind: usize,
+        sought: Sought,
+        with: &[model::State],
+        ranked: &[Ranked],
+    ) -> Vec<Ranked> {
+        use model::State::{Established, Invalid, New};
         let not_ip = [
             (Kind::NotIp, decide::Reason::NotIp),
             (Kind::NotIpByLoopback, decide::Reason::Loopback),
         ];
         let not_ip = not_ip.into_iter().find(|(not_ip, _)| *not_ip as usize == kind);
         let essential = Essential::ALL.get(kind.wrapping_sub(Kind::Essential as usize));
+        let is_content = |rule: &model::Rule, state| match state {
+            New | Invalid => rule.state.is_empty() || rule.state.contains(&state),
+            state => rule.state.contains(&state),
+        };
+        let has_state = |rule: &model::Rule| {
+            let is_told_apart = kind == Kind::Ordinary as usize;
+            let fits = |state: &model::State| is_content(rule, *state) == with.contains(state);
+            // What counts is counted by the packet that began the flow, if it can be, and not twice.
+            let is_twice = sought == Sought::Counting && with == [Established] && rule.state.contains(&New);
+            if is_told_apart {
+                [New, Invalid].iter().all(fits)
+            } else {
+                with.iter().all(fits) && !is_twice
+            }
+        };
         let is_in_view = |rule: &model::Rule| {
             rule.covers(direction)
+                && has_state(rule)
                 && (rule.action == model::Action::Log) == (sought == Sought::Counting)
                 && essential.is_none_or(|essential| decide::names(rule, reason(*essential)))
                 && not_ip.is_none_or(|(_, essential)| {
@@ -523,6 +586,7 @@ impl<'a> Compiler<'a> {
         let blocks_at_socket = |rule: &model::Rule| {
             direction == model::Direction::Ingress
                 && rule.covers(direction)
+                && has_state(rule)
                 && rule.names_identity()
                 && rule.action == model::Action::Block
                 && essential.is_none_or(|essential| decide::names(rule, reason(*essential)))
@@ -714,21 +778,24 @@ impl<'a> Compiler<'a> {
 
     /// See [`Config::has`].
     fn has(&self) -> u32 {
-        let is_there = |is_it: fn(&model::Action) -> bool| self.rules.iter().any(|rule| is_it(&rule.action));
-        let limits = is_there(|action| matches!(action, model::Action::RateLimit(_)));
-        let counting = is_there(|action| *action == model::Action::Log);
-        let blocks_at_socket = |rule: &&model::Rule| {
-            rule.covers(model::Direction::Ingress) && rule.names_identity() && rule.action == model::Action::Block
+        let bits_of = |rule: &&model::Rule| {
+            let of_action = match rule.action {
+                model::Action::RateLimit(_) => has::LIMITS,
+                model::Action::Log => has::COUNTING,
+                model::Action::Allow | model::Action::Block => 0,
+            };
+            let of_state = |state: &model::State| match state {
+                model::State::Established => has::ESTABLISHED,
+                model::State::Related => has::RELATED,
+                model::State::New | model::State::Invalid => 0,
+            };
+            let blocks_at_socket =
+                rule.covers(model::Direction::Ingress) && rule.names_identity() && rule.action == model::Action::Block;
+            let at_socket = if blocks_at_socket { has::AT_SOCKET } else { 0 };
+            let of_states = rule.state.iter().map(of_state);
+            of_states.fold(of_action | at_socket, |bits, bit| bits | bit)
         };
-        let at_socket = self.rules.iter().any(blocks_at_socket);
-        [
-            (limits, has::LIMITS),
-            (counting, has::COUNTING),
-            (at_socket, has::AT_SOCKET),
-        ]
-        .into_iter()
-        .filter_map(|(is_there, bit)| is_there.then_some(bit))
-        .sum()
+        self.rules.iter().map(bits_of).fold(0, |bits, of_rule| bits | of_rule)
     }
 
     fn metadata(&mut self, first_class: u32) -> Result<Metadata, CannotEnforce> {
@@ -765,6 +832,10 @@ fn may_hold(one: &Box, essential: Essential, direction: model::Direction) -> boo
         Essential::Loopback => true,
         Essential::NeighbourDiscovery => (133..=137).any(holds_type),
         Essential::MulticastListener => [130, 131, 132, 143].into_iter().any(holds_type),
+        Essential::IcmpError => {
+            let is_icmp = holds(Field::Protocol, u32::from(model::Protocol::ICMP.0));
+            is_icmp_v6 || is_icmp
+        }
         Essential::DhcpClient => {
             let is_udp = holds(Field::Protocol, u32::from(model::Protocol::UDP.0));
             let holds_ports = |(client, server)| match direction {
@@ -864,6 +935,17 @@ impl WorstCase {
     }
 }
 
+/// What the flow of a packet is that is asked about as one of the kind with this index.
+fn state(kind: usize) -> model::State {
+    match kind {
+        kind if kind == Kind::Established as usize => model::State::Established,
+        kind if kind == Kind::Related as usize => model::State::Related,
+        kind if kind == Kind::Essential as usize + Essential::IcmpError as usize => model::State::Related,
+        kind if kind == Kind::Invalid as usize => model::State::Invalid,
+        _ => model::State::New,
+    }
+}
+
 /// Whether a rule has a key that only packets of IP can meet.
 fn asks_for_ip(rule: &model::Rule) -> bool {
     rule.protocol.is_some()
@@ -879,6 +961,7 @@ pub fn reason(essential: Essential) -> decide::Reason {
         Essential::NeighbourDiscovery => decide::Reason::NeighbourDiscovery,
         Essential::MulticastListener => decide::Reason::MulticastListener,
         Essential::DhcpClient => decide::Reason::DhcpClient,
+        Essential::IcmpError => decide::Reason::IcmpError,
     }
 }
 
@@ -974,6 +1057,9 @@ impl Tables for Compiled {
     fn limit(&self, index: u32) -> Option<&RateLimit> {
         self.limits.get(index as usize)
     }
+
+    /// Nobody sends, so nothing is counted.
+    fn count_matches(&self, _question: Question, _before: u32, _bytes: u64) {}
 
     /// Nobody sends, so there is always enough.
     fn take_tokens(&self, _index: u32, _cost_ns: u64, _burst_ns: u64) -> bool {

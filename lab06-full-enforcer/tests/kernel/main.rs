@@ -19,6 +19,7 @@ mod bypass;
 mod commands;
 mod faults;
 mod files;
+mod flows;
 mod hostile;
 mod lab;
 mod live;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     let files = [
         // The long ones first, so that the others run beside them.
         agreement::tests,
+        flows::tests,
         swap::tests,
         senders::tests,
         bypass::tests,

@@ -9,7 +9,7 @@ use aya::{
 use enforcer_policy::Policy;
 use lab01_count_packets::load;
 use lab06_full_enforcer::{
-    api::{Amounts, ReasonStats},
+    api::{Amounts, FlowEvents, ReasonStats},
     compile::{Capacities, compile_for},
     counters::Counters,
     names::Names,
@@ -36,9 +36,23 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads them, without a policy.
+    /// Loads them, without a policy. They follow no flows, so that each packet is judged for itself.
     pub fn load() -> Self {
-        let capacities = Capacities::LEAST;
+        Self::with(Capacities {
+            flows: 0,
+            ..Capacities::LEAST
+        })
+    }
+
+    /// The same, which follow flows.
+    pub fn following(flows: u32) -> Self {
+        Self::with(Capacities {
+            flows,
+            ..Capacities::LEAST
+        })
+    }
+
+    fn with(capacities: Capacities) -> Self {
         let mut ebpf = object::load(&capacities, false).unwrap();
         let xdp: &mut Xdp = load::program(&mut ebpf, "enforce_xdp", "XDP").unwrap();
         xdp.load()
@@ -98,6 +112,11 @@ impl Programs {
     /// What was counted for the first so many rules, by their places.
     pub fn by_rule(&self, rules: usize) -> Vec<Amounts> {
         (0..rules as u32).map(|id| self.counters.of_rule(id).unwrap()).collect()
+    }
+
+    /// What has happened in the table of flows.
+    pub fn flow_events(&self) -> FlowEvents {
+        self.counters.flow_events().unwrap()
     }
 
     /// What was counted by hook and reason.

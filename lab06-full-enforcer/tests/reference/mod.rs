@@ -6,7 +6,7 @@ use enforcer_policy::{
     Content, Decision, Flow, Identity, Ip, Packet, Policy, Transport, decide_at_hook, decide_at_socket,
     model::{
         Action, Address, DefaultVerdict, Direction, Mac, MalformedVerdict, Mode, Order, Per, Prefix, Protocol, Range,
-        Rate, RateLimit, Rule, RuleMode, Set,
+        Rate, RateLimit, Rule, RuleMode, Set, State,
     },
 };
 use lab01_count_packets_common::headers::Headers;
@@ -203,6 +203,17 @@ fn rule(name: &str, dice: &mut Dice) -> Rule {
     if dice.percent(10) {
         rule.direction = Some(Direction::Ingress);
         rule.mac = dice.some_of(2, mac);
+    }
+    if dice.percent(15) {
+        rule.state = dice.some_of(2, |dice| {
+            dice.one_of(&[
+                State::New,
+                State::New,
+                State::Established,
+                State::Related,
+                State::Invalid,
+            ])
+        });
     }
     match dice.below(10) {
         0..5 => {

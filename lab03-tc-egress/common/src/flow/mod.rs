@@ -3,3 +3,4 @@
 pub mod key;
 pub mod state;
 pub mod table;
+pub mod track;

@@ -38,6 +38,21 @@ impl Signal {
         Self::Reply,
     ];
 
+    /// From its number, of which the three lowest bits count.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number & 7 {
+            0 => Self::Syn,
+            1 => Self::SynAck,
+            2 => Self::Ack,
+            3 => Self::Fin,
+            4 => Self::Rst,
+            5 => Self::Nonsense,
+            6 => Self::Datagram,
+            _ => Self::Reply,
+        }
+    }
+
     /// What TCP's flags mean, RFC 9293 section 3.1.
     #[inline(always)]
     pub const fn of_tcp_flags(flags: u8) -> Self {

@@ -5,6 +5,8 @@
 //! how often. There are twice as many places as flows are wanted, so that the buckets, which fill by chance, seldom
 //! overflow before the table is full.
 
+use core::hint::black_box;
+
 use super::{
     key::{Endpoint, FlowKey},
     state::State,
@@ -98,6 +100,34 @@ pub trait Buckets {
     /// The bucket at `index`; null beyond the array's end. It stays valid for as long as the array does.
     fn bucket(&self, index: u32) -> *mut Bucket;
 
+    /// The place with this tag in the bucket at `index`, from `home` on; [`WAYS`] or more if there is none. A program with
+    /// little room for what the verifier follows can have this done by a function of its own.
+    #[inline(always)]
+    fn slot(&self, index: u32, home: usize, tag: u32) -> usize
+    where
+        Self: Sized,
+    {
+        slot_in(self, index, home, tag)
+    }
+
+    /// [`claim_in`], [`release_in`]: likewise.
+    #[inline(always)]
+    fn claim(&self, place: Place, expires_ns: u64, now_ns: u64) -> u32
+    where
+        Self: Sized,
+    {
+        claim_in(self, place, expires_ns, now_ns)
+    }
+
+    /// See [`Buckets::claim`].
+    #[inline(always)]
+    fn release(&self, place: Place)
+    where
+        Self: Sized,
+    {
+        release_in(self, place);
+    }
+
     /// A lock that several buckets share.
     type Lock;
 
@@ -121,8 +151,9 @@ pub struct Place {
     /// The index of the bucket.
     pub bucket: u32,
     /// The place in it that is looked at first.
-    home: usize,
-    tag: u32,
+    pub home: usize,
+    /// What stands for the flow in the line in front.
+    pub tag: u32,
 }
 
 impl Place {
@@ -147,17 +178,44 @@ pub fn find<B: Buckets>(buckets: &B, place: Place, key: &FlowKey) -> *mut Flow {
     if bucket.is_null() {
         return core::ptr::null_mut();
     }
-    for step in 0..WAYS {
-        let slot = (place.home + step) % WAYS;
-        // SAFETY: the bucket is valid, and the slot is inside it. Another CPU may be writing there: a tag is one word,
-        // and what is found of a key that is half written is not this one.
-        let is_it = unsafe { (*bucket).tags[slot] == place.tag && is_same(&raw const (*bucket).flows[slot].key, key) };
-        if is_it {
-            // SAFETY: as above.
-            return unsafe { &raw mut (*bucket).flows[slot] };
+    let home = place.home % WAYS;
+    // SAFETY: the bucket is valid, and the place is inside it.
+    let slot = if unsafe { (*bucket).tags[home] } == place.tag {
+        home
+    } else {
+        buckets.slot(place.bucket, home, place.tag)
+    };
+    if slot >= WAYS {
+        return core::ptr::null_mut();
+    }
+    // The comparison may have been made of a copy of which the verifier of Linux 5.10 does not know that it is one.
+    let slot = black_box(slot) % WAYS;
+    // SAFETY: as above. Another CPU may be writing there: what is found of a key that is half written is not this one.
+    unsafe {
+        let flow = &raw mut (*bucket).flows[slot];
+        if is_same(&raw const (*flow).key, key) {
+            return flow;
         }
     }
     core::ptr::null_mut()
+}
+
+/// See [`Buckets::slot`]. Of two flows in a bucket with one tag, which are one pair in four thousand million, the second is
+/// not found.
+#[inline(always)]
+pub fn slot_in<B: Buckets>(buckets: &B, index: u32, home: usize, tag: u32) -> usize {
+    let bucket = buckets.bucket(index);
+    if bucket.is_null() {
+        return WAYS;
+    }
+    for step in 1..WAYS {
+        let slot = (home + step) % WAYS;
+        // SAFETY: the bucket is valid, and the place is inside it. Another CPU may be writing there: a tag is one word.
+        if unsafe { (*bucket).tags[slot] } == tag {
+            return slot;
+        }
+    }
+    WAYS
 }
 // ANCHOR_END: find
 
@@ -192,64 +250,90 @@ pub enum Inserted {
 /// `flow` is valid. Others may be writing to it.
 #[inline(always)]
 pub unsafe fn insert<B: Buckets>(buckets: &B, place: Place, key: &FlowKey, flow: *const Flow, now_ns: u64) -> Inserted {
+    // SAFETY: the caller's pointer is valid.
+    let expires_ns = unsafe { (*flow).expires_ns };
+    let claimed = buckets.claim(place, expires_ns, now_ns);
     let bucket = buckets.bucket(place.bucket);
-    if bucket.is_null() {
+    if claimed == NOWHERE || bucket.is_null() {
         return Inserted::Nowhere;
     }
-    let lock = buckets.lock(place.bucket);
-    if lock.is_null() {
-        return Inserted::Nowhere;
-    }
-    let (mut chosen, mut soonest_ns) = (place.home, u64::MAX);
-    for step in 0..WAYS {
-        let slot = (place.home + step) % WAYS;
-        // SAFETY: the bucket is valid, the slot is inside it, and nobody else changes the bucket.
-        let (tag, expires_ns, same) = unsafe {
-            let flow_here = &raw const (*bucket).flows[slot];
-            let tag = (*bucket).tags[slot];
-            let same = tag == place.tag && is_same(&raw const (*flow_here).key, key);
-            (tag, (*flow_here).expires_ns, same)
-        };
-        // A free place is as good as one that was over long ago; its own old place is better than any.
-        let expires_ns = if same || tag == 0 { 0 } else { expires_ns };
-        if same || expires_ns < soonest_ns {
-            (chosen, soonest_ns) = (slot, expires_ns);
-        }
-        if same {
-            break;
-        }
-    }
-    let chosen = chosen % WAYS;
-    // SAFETY: as above, and the caller's pointer is valid. The lock was taken above. The tag is taken away while the flow
-    // is written, so that no look-up finds half of it.
+    // SAFETY: the bucket is valid, the place is inside it, and the caller's pointer is valid. Nobody takes the place away
+    // before the flow's time is over, unless the bucket is full of flows that will be remembered longer; and whoever looks
+    // for another flow does not find it here, as the keys differ.
     unsafe {
-        (&raw mut (*bucket).tags[chosen]).write_volatile(0);
-        let to = &raw mut (*bucket).flows[chosen];
-        (*to).key = *key;
+        let to = &raw mut (*bucket).flows[claimed as usize % WAYS];
         (*to).state = (*flow).state;
         (*to).originator_is_low = (*flow).originator_is_low;
         (*to).generation = (*flow).generation;
-        (*to).expires_ns = (*flow).expires_ns;
         // One by one: an array is copied by a call of `memcpy`.
         (*to).packets[0] = (*flow).packets[0];
         (*to).packets[1] = (*flow).packets[1];
         (*to).bytes[0] = (*flow).bytes[0];
         (*to).bytes[1] = (*flow).bytes[1];
         (*to).rule = (*flow).rule;
-        (&raw mut (*bucket).tags[chosen]).write_volatile(place.tag);
-        buckets.unlock(lock);
+        // Last, so that what is found by the key is whole.
+        (&raw mut (*to).key).write_volatile(*key);
     }
-    if soonest_ns > now_ns {
+    if claimed & EVICTED != 0 {
         Inserted::Evicted
     } else {
         Inserted::Free
     }
 }
+
+/// What [`claim_in`] returns if there is no such bucket, or it could not be locked.
+pub const NOWHERE: u32 = u32::MAX;
+/// A bit of what it returns: the place was that of a flow which was to be remembered longer.
+pub const EVICTED: u32 = 1 << 8;
+
+/// Takes a place in a bucket for a flow that is to be remembered until `expires_ns`: its own if it has one, a free one, or
+/// that of the flow that would be forgotten soonest. The place, and perhaps [`EVICTED`]; or [`NOWHERE`].
+#[inline(always)]
+pub fn claim_in<B: Buckets>(buckets: &B, place: Place, expires_ns: u64, now_ns: u64) -> u32 {
+    let bucket = buckets.bucket(place.bucket);
+    if bucket.is_null() {
+        return NOWHERE;
+    }
+    let lock = buckets.lock(place.bucket);
+    if lock.is_null() {
+        return NOWHERE;
+    }
+    let (mut chosen, mut soonest_ns) = (place.home, u64::MAX);
+    for step in 0..WAYS {
+        let slot = (place.home + step) % WAYS;
+        // SAFETY: the bucket is valid, and the place is inside it.
+        let (tag, slot_expires_ns) = unsafe { ((*bucket).tags[slot], (*bucket).flows[slot].expires_ns) };
+        // A free place is as good as one that was over long ago; its own old place is better than any.
+        let slot_expires_ns = if tag == 0 || tag == place.tag {
+            0
+        } else {
+            slot_expires_ns
+        };
+        if tag == place.tag || slot_expires_ns < soonest_ns {
+            (chosen, soonest_ns) = (slot, slot_expires_ns);
+        }
+        if tag == place.tag {
+            break;
+        }
+    }
+    let chosen = chosen % WAYS;
+    // SAFETY: as above, and nobody else claims a place here. The lock was taken above.
+    unsafe {
+        let flow = &raw mut (*bucket).flows[chosen];
+        // Found by nobody until the key is written.
+        (&raw mut (*flow).key.protocol).write_volatile(0);
+        (*flow).expires_ns = expires_ns;
+        (&raw mut (*bucket).tags[chosen]).write_volatile(place.tag);
+        buckets.unlock(lock);
+    }
+    let evicted = if soonest_ns > now_ns { EVICTED } else { 0 };
+    chosen as u32 | evicted
+}
 // ANCHOR_END: insert
 
-/// Takes the flow with this key out of the table.
+/// Takes the flow at this place out of its bucket.
 #[inline(always)]
-pub fn remove<B: Buckets>(buckets: &B, place: Place, key: &FlowKey) {
+pub fn release_in<B: Buckets>(buckets: &B, place: Place) {
     let bucket = buckets.bucket(place.bucket);
     if bucket.is_null() {
         return;
@@ -260,9 +344,9 @@ pub fn remove<B: Buckets>(buckets: &B, place: Place, key: &FlowKey) {
     }
     for step in 0..WAYS {
         let slot = (place.home + step) % WAYS;
-        // SAFETY: the bucket is valid, the slot is inside it, and nobody else changes the bucket.
+        // SAFETY: the bucket is valid, the place is inside it, and nobody else claims or releases one here.
         unsafe {
-            if (*bucket).tags[slot] == place.tag && is_same(&raw const (*bucket).flows[slot].key, key) {
+            if (*bucket).tags[slot] == place.tag {
                 (&raw mut (*bucket).tags[slot]).write_volatile(0);
                 break;
             }

@@ -145,9 +145,9 @@ pub struct Note {
     pub padding: u8,
     /// What is asked after the first question: the index of a [`Kind`](crate::table::Kind), or [`NOTHING`]; with [`REVERSED`] if with source and destination, ingress and egress exchanged.
     pub second: u8,
-    /// How the answers go together: bits of [`how`].
+    /// How the answers go together: bits of [`mod@how`].
     pub how: u8,
-    /// What is to be done to the table of flows: bits of [`todo`].
+    /// What is to be done to the table of flows: bits of [`mod@todo`].
     pub todo: u8,
 }
 

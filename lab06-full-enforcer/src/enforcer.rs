@@ -254,13 +254,14 @@ impl Enforcer {
 
     /// Ends the changes of sets whose time is over; whether there were some.
     pub fn expire(&mut self) -> Result<bool, EnforcerError> {
-        let mut changes = self.changes.clone();
-        changes.expire(Instant::now());
-        let is_over = changes != self.changes;
-        if is_over {
-            self.put_changes_into_force(changes)?;
+        let now = Instant::now();
+        if !self.changes.has_expired(now) {
+            return Ok(false);
         }
-        Ok(is_over)
+        let mut changes = self.changes.clone();
+        changes.expire(now);
+        self.put_changes_into_force(changes)?;
+        Ok(true)
     }
 
     fn put_changes_into_force(&mut self, changes: Changes) -> Result<(), EnforcerError> {

@@ -28,7 +28,8 @@ pub struct CgroupId {
 impl Names {
     /// Looks them up on this host.
     pub fn on_this_host(policy: &Policy) -> Self {
-        let hierarchy = Hierarchy::find().ok();
+        // Asked twice a second: the hierarchy is looked for where a policy names a cgroup only.
+        let hierarchy = cgroups(policy).next().and_then(|_| Hierarchy::find().ok());
         Self {
             interfaces: interfaces(policy)
                 .filter_map(|name| Some((name.clone(), Interface::find(name).ok()?.index)))

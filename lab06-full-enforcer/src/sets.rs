@@ -8,7 +8,7 @@ use std::{
 };
 
 use enforcer_policy::{
-    model::{Address, Policy, Prefix},
+    model::{Address, Policy, Prefix, Set},
     text,
 };
 use thiserror::Error;
@@ -80,6 +80,12 @@ struct Change {
     until: Option<Instant>,
 }
 
+impl Change {
+    fn is_over(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+}
+
 impl Changes {
     /// Adds or removes an entry of a set of `written`, for good or for a time from `now` on.
     pub fn change(
@@ -91,10 +97,7 @@ impl Changes {
         time: Option<Duration>,
         now: Instant,
     ) -> Result<(), SetError> {
-        let set = written.sets.get(name).ok_or_else(|| SetError::Unknown {
-            name: name.into(),
-            known: written.sets.keys().cloned().collect(),
-        })?;
+        let set = find(written, name)?;
         let is_written = set.all().any(|entry| *entry == prefix);
         let before = self.by_set.get(name).and_then(|changes| changes.get(&prefix)).copied();
         let is_in = before.map_or(is_written, |change| change.kind == ChangeKind::Add);
@@ -132,10 +135,18 @@ impl Changes {
         Ok(())
     }
 
+    /// Whether there is one whose time is over.
+    pub fn has_expired(&self, now: Instant) -> bool {
+        self.by_set
+            .values()
+            .flat_map(BTreeMap::values)
+            .any(|change| change.is_over(now))
+    }
+
     /// Forgets the changes whose time is over.
     pub fn expire(&mut self, now: Instant) {
         for changes in self.by_set.values_mut() {
-            changes.retain(|_, change| change.until.is_none_or(|until| until > now));
+            changes.retain(|_, change| !change.is_over(now));
         }
     }
 
@@ -193,10 +204,7 @@ impl Changes {
 
     /// The entries of a set, and what was removed of it.
     pub fn report(&self, written: &Policy, name: &str, now: Instant) -> Result<SetReport, SetError> {
-        let set = written.sets.get(name).ok_or_else(|| SetError::Unknown {
-            name: name.into(),
-            known: written.sets.keys().cloned().collect(),
-        })?;
+        let set = find(written, name)?;
         let none = BTreeMap::new();
         let changes = self.by_set.get(name).unwrap_or(&none);
         let mut of_policy: Vec<&Prefix> = set.all().filter(|prefix| !changes.contains_key(*prefix)).collect();
@@ -240,6 +248,13 @@ impl Changes {
     }
 }
 
+fn find<'a>(written: &'a Policy, name: &str) -> Result<&'a Set, SetError> {
+    written.sets.get(name).ok_or_else(|| SetError::Unknown {
+        name: name.into(),
+        known: written.sets.keys().cloned().collect(),
+    })
+}
+
 /// Rounded up: an entry that is there has a second at least.
 fn seconds_until(until: Instant, now: Instant) -> u64 {
     until.saturating_duration_since(now).as_millis().div_ceil(1000) as u64
@@ -255,8 +270,6 @@ pub fn rules_that_name(policy: &Policy, set: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use enforcer_policy::model::Set;
-
     use super::*;
 
     fn policy() -> Policy {

@@ -508,10 +508,15 @@ impl<'a> Search<'a> {
     #[inline(always)]
     fn new<T: Tables>(tables: &'a T, question: Question, sought: Sought) -> Option<Self> {
         let config = tables.config(question.slot())?;
+        let [low, high] = *view(config, question, sought)?;
+        if low | high == 0 {
+            // As of what is essential in most policies: no class needs to be looked up.
+            return None;
+        }
         let mut search = Self {
             config,
             first_partition: first_partition(config, question),
-            pending: *view(config, question, sought)?,
+            pending: [low, high],
             // To be replaced. Zeros would be written by a call of `memset`, which costs more than all of this.
             probe: Probe {
                 partition: 0,

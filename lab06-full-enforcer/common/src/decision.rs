@@ -368,8 +368,7 @@ impl Inspection {
         // SAFETY: a flow in a table is valid for as long as the table is, and it is not read if there is none.
         let is_known = !found.flow.is_null() && unsafe { (*found.flow).expires_ns } > flows.now_ns();
         if !is_known {
-            let is_invalid = found.protocol() == TCP && found.signal() as u8 != Signal::Syn as u8;
-            return if is_invalid && !found.is_error {
+            return if !found.is_error && begins_nothing(found.protocol(), found.signal()) {
                 Kind::Invalid as u8
             } else {
                 kind as u8
@@ -895,11 +894,17 @@ impl Inspection {
     }
 }
 
+/// Whether a packet can only belong to a flow that was there before: TCP without SYN.
+#[inline(always)]
+fn begins_nothing(protocol: u8, signal: Signal) -> bool {
+    protocol == TCP && signal as u8 != Signal::Syn as u8
+}
+
 /// Of a packet that belongs to no flow; `is_left` if an entry is left of one that is over.
 #[inline(always)]
 fn of_no_flow(protocol: u8, signal: Signal, is_left: bool) -> Plan {
     // ANCHOR: of_no_flow
-    if protocol == TCP && signal as u8 != Signal::Syn as u8 {
+    if begins_nothing(protocol, signal) {
         return Plan::new(Kind::Invalid as u8, Kind::Invalid as u8 | REVERSED, how::IF_PASSES);
     }
     // ANCHOR_END: of_no_flow

@@ -143,7 +143,8 @@ pub struct Note {
     pub signal: u8,
     /// Fills up.
     pub padding: u8,
-    /// What is asked after the first question: the index of a [`Kind`](crate::table::Kind), or [`NOTHING`]; with [`REVERSED`] if with source and destination, ingress and egress exchanged.
+    /// What is asked after the first question: the index of a [`Kind`](crate::table::Kind), or [`NOTHING`]; with
+    /// [`REVERSED`] if with source and destination, ingress and egress exchanged.
     pub second: u8,
     /// How the answers go together: bits of [`mod@how`].
     pub how: u8,

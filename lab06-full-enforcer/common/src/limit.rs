@@ -2,6 +2,7 @@
 
 use lab01_count_packets_common::headers::Headers;
 use lab02_xdp_firewall_common::{bucket::Limit, firewall::source_hash};
+use lab03_tc_egress_common::flow::key::mix;
 
 use crate::key::UpperKey;
 
@@ -113,13 +114,6 @@ fn flow_hash(headers: &Headers, upper: &UpperKey, [first, second]: [u64; 2]) -> 
     let destination = end(headers.destination.words(), upper.destination_port);
     let protocol = u64::from(upper.protocol) | u64::from(headers.ip_version) << 8;
     (mix(second ^ protocol, source.wrapping_add(destination)) >> 32) as u32
-}
-
-/// As in lab03's hash of flows.
-#[inline(always)]
-fn mix(hash: u64, word: u64) -> u64 {
-    let hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    hash ^ hash >> 32
 }
 
 // SAFETY: `#[repr(C)]`, integers with the padding spelt out, any bits are valid.

@@ -124,31 +124,15 @@ static INSPECTION: PerCpuArray<Inspection, 1> = PerCpuArray::new();
 /// Decides about a frame that comes in.
 #[classifier]
 pub fn enforce_ingress(ctx: TcContext) -> i32 {
-    at_interface(&ctx, Hook::TcIngress)
+    at_tc(&ctx, Hook::TcIngress)
 }
 
 /// Decides about a frame that a driver hands over.
 #[xdp(frags)]
 pub fn enforce_xdp(ctx: XdpContext) -> u32 {
-    let (Some((control, classifier)), Some(inspection)) = (in_force(), INSPECTION.get_ptr_mut(0)) else {
-        return xdp_action::XDP_PASS;
-    };
-    // SAFETY: the value is this CPU's own, and no other program of an interface interrupts this one on the same CPU.
-    let inspection = unsafe { &mut *inspection };
     let frame = || InBuffers::<'_, Kernel>::of(&ctx);
-    let place = Place {
-        hook: Hook::XdpIngress,
-        interface: ctx.ingress_ifindex() as u32,
-        mode: control.mode(),
-    };
-    match enforce(
-        inspection,
-        frame,
-        UnknownSocket,
-        || frame().bytes(),
-        &place,
-        &classifier,
-    ) {
+    let interface = ctx.ingress_ifindex() as u32;
+    match at_interface(Hook::XdpIngress, interface, frame, || frame().bytes()) {
         Outcome::Passed | Outcome::Observed => xdp_action::XDP_PASS,
         Outcome::Dropped => xdp_action::XDP_DROP,
     }
@@ -160,7 +144,7 @@ pub fn enforce_leaving(ctx: TcContext) -> i32 {
     if cgroup_decides() && sender(&ctx).is_decided_in_cgroup() {
         return NEXT;
     }
-    at_interface(&ctx, Hook::TcEgress)
+    at_tc(&ctx, Hook::TcEgress)
 }
 
 /// Decides about a packet that a socket sends.
@@ -219,32 +203,31 @@ pub fn enforce_socket(ctx: SkBuffContext) -> i32 {
 }
 // ANCHOR_END: entry
 
-/// Decides about a frame at TC, where nobody knows yet, or any more, whose socket it is of.
 #[inline(always)]
-fn at_interface(ctx: &TcContext, hook: Hook) -> i32 {
-    let (Some((control, classifier)), Some(inspection)) = (in_force(), INSPECTION.get_ptr_mut(0)) else {
-        return NEXT;
-    };
-    // SAFETY: the value is this CPU's own, and no other program at TC interrupts this one on the same CPU.
-    let inspection = unsafe { &mut *inspection };
-    let place = Place {
-        hook,
-        // SAFETY: the context is valid for as long as the program runs, and this field may be read.
-        interface: unsafe { (*ctx.skb.skb).ifindex },
-        mode: control.mode(),
-    };
+fn at_tc(ctx: &TcContext, hook: Hook) -> i32 {
     let frame = || InPieces::of(ctx);
-    match enforce(
-        inspection,
-        frame,
-        UnknownSocket,
-        || frame().bytes(),
-        &place,
-        &classifier,
-    ) {
+    // SAFETY: the context is valid for as long as the program runs, and this field may be read.
+    let interface = unsafe { (*ctx.skb.skb).ifindex };
+    match at_interface(hook, interface, frame, || frame().bytes()) {
         Outcome::Passed | Outcome::Observed => NEXT,
         Outcome::Dropped => TC_ACT_SHOT,
     }
+}
+
+/// Decides about a frame at an interface, where nobody knows yet, or any more, whose socket it is of.
+#[inline(always)]
+fn at_interface<P: Parse>(hook: Hook, interface: u32, frame: impl Fn() -> P, len: impl Fn() -> u64) -> Outcome {
+    let (Some((control, classifier)), Some(inspection)) = (in_force(), INSPECTION.get_ptr_mut(0)) else {
+        return Outcome::Passed;
+    };
+    // SAFETY: the value is this CPU's own, and no other program of an interface interrupts this one on the same CPU.
+    let inspection = unsafe { &mut *inspection };
+    let place = Place {
+        hook,
+        interface,
+        mode: control.mode(),
+    };
+    enforce(inspection, frame, UnknownSocket, len, &place, &classifier)
 }
 
 /// The kernel that the program runs in.

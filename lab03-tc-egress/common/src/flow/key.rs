@@ -98,10 +98,10 @@ impl FlowKey {
     }
 }
 
-/// The multiplier is the golden ratio's, odd and without a pattern. Its low bits depend on little, so the high ones are
+/// A round of hashing. The multiplier is the golden ratio's, odd and without a pattern. Its low bits depend on little, so the high ones are
 /// folded in before the next round.
 #[inline(always)]
-fn mix(hash: u64, word: u64) -> u64 {
+pub fn mix(hash: u64, word: u64) -> u64 {
     let hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash ^ hash >> 32
 }

@@ -170,7 +170,7 @@ impl Enforcer {
             ..Capacities::around(&compiled)
         };
         let places = Places::find(options)?;
-        let mut ebpf = load_programs(&capacities, options)?;
+        let mut ebpf = load_programs(&capacities, options, &places)?;
         let mut kernel = Kernel {
             tables: KernelTables::take(&mut ebpf, capacities)?,
             counters: Counters::take(&mut ebpf)?,
@@ -487,19 +487,32 @@ pub fn places(options: &Options) -> Result<Vec<(&'static str, String)>, Enforcer
     Ok(interfaces.chain(cgroup).collect())
 }
 
-fn load_programs(capacities: &Capacities, options: &Options) -> Result<Ebpf, LoadError> {
+/// Loads what may be attached at these places, and nothing else: the verifier looks long at each program.
+fn load_programs(capacities: &Capacities, options: &Options, places: &Places) -> Result<Ebpf, LoadError> {
     let mut ebpf = object::load(capacities, options.by_cgroup)?;
-    if matches!(options.wire, Some(Wire::Auto | Wire::Xdp)) {
+    if places
+        .interfaces
+        .iter()
+        .any(|interface| options.wire.is_some_and(|wire| wire.tries_xdp(interface)))
+    {
         let program: &mut Xdp = load::program(&mut ebpf, XDP, "XDP")?;
         program.load().map_err(|error| load::explain_program(XDP, error))?;
     }
-    for TcProgram { name, .. } in TC_PROGRAMS {
-        let program: &mut SchedClassifier = load::program(&mut ebpf, name, "TC")?;
-        program.load().map_err(|error| load::explain_program(name, error))?;
+    for TcProgram { name, direction, .. } in TC_PROGRAMS {
+        let is_wanted = match direction {
+            Direction::Ingress => matches!(options.wire, Some(Wire::Auto | Wire::Tc)),
+            Direction::Egress => options.tc_egress,
+        };
+        if is_wanted && !places.interfaces.is_empty() {
+            let program: &mut SchedClassifier = load::program(&mut ebpf, name, "TC")?;
+            program.load().map_err(|error| load::explain_program(name, error))?;
+        }
     }
-    for CgroupProgram { name, .. } in CGROUP_PROGRAMS {
-        let program: &mut CgroupSkb = load::program(&mut ebpf, name, "cgroup_skb")?;
-        program.load().map_err(|error| load::explain_program(name, error))?;
+    if places.cgroup.is_some() {
+        for CgroupProgram { name, .. } in CGROUP_PROGRAMS {
+            let program: &mut CgroupSkb = load::program(&mut ebpf, name, "cgroup_skb")?;
+            program.load().map_err(|error| load::explain_program(name, error))?;
+        }
     }
     Ok(ebpf)
 }

@@ -30,8 +30,17 @@ impl Wire {
     pub fn hook(self, interface: &Interface) -> &'static str {
         match self {
             Self::Xdp => Hook::XdpIngress.name(),
-            Self::Auto if comes_from_a_driver(interface) => "xdp-ingress or tc-ingress",
+            Self::Auto if self.tries_xdp(interface) => "xdp-ingress or tc-ingress",
             Self::Auto | Self::Tc => Hook::TcIngress.name(),
+        }
+    }
+
+    /// Whether XDP may be what decides at an interface.
+    pub fn tries_xdp(self, interface: &Interface) -> bool {
+        match self {
+            Self::Auto => comes_from_a_driver(interface),
+            Self::Xdp => true,
+            Self::Tc => false,
         }
     }
 }
@@ -44,13 +53,15 @@ pub struct OnWire {
 }
 
 // ANCHOR: attach
-/// Attaches the program, which is loaded, if XDP is to decide; `None` if TC is.
+/// Attaches the program if XDP is to decide, for which it is loaded; `None` if TC is.
 pub async fn attach(program: &mut Xdp, interface: &Interface, wire: Wire) -> Result<Option<OnWire>, AttachError> {
-    let mode = match wire {
-        Wire::Tc => return Ok(None),
-        Wire::Auto if !comes_from_a_driver(interface) => return Ok(None),
-        Wire::Auto => XdpMode::Native,
-        Wire::Xdp => XdpMode::Auto,
+    if !wire.tries_xdp(interface) {
+        return Ok(None);
+    }
+    let mode = if wire == Wire::Auto {
+        XdpMode::Native
+    } else {
+        XdpMode::Auto
     };
     match attach_xdp(program, interface, mode).await {
         Ok(attached) => Ok(program.take_link(attached.link).ok().map(|link| OnWire {

@@ -9,7 +9,7 @@ use aya::{
 use lab02_xdp_firewall::{barrier::Barrier, mapped::MappedArray, tables::random};
 use lab02_xdp_firewall_common::prefix_set::tree::{NodeV4, NodeV6};
 use lab03_tc_egress::policy::{buckets_for, half_open_flows};
-use lab03_tc_egress_common::flow::state::IDLE_NS;
+use lab03_tc_egress_common::flow::state::{IDLE_NS, State};
 use lab06_full_enforcer_common::{
     control::{Control, Mode},
     counters::by_rule_len,
@@ -226,6 +226,11 @@ impl KernelTables {
     /// Fills the bucket of a rule's id. To be called while no policy that a program reads has it.
     pub fn forget(&mut self, id: u32) -> Result<(), TablesError> {
         Ok(self.buckets.set(limit::of_rule(id), FullBucket::default(), 0)?)
+    }
+
+    /// From the next policy on, flows are forgotten when nothing was seen of them for so long, by their state.
+    pub fn set_idle_times(&mut self, idle_ns: [u64; State::COUNT]) {
+        self.flows.idle_ns = idle_ns;
     }
 
     /// Puts a mode into force, between two packets.

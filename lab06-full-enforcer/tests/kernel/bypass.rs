@@ -12,7 +12,7 @@ use testbed::{
     packets::{self, Mutate as _, Packet, ip_number, split},
 };
 
-use crate::program::{Programs, hooks, packets as by_outcome};
+use crate::program::{Shared, hooks, packets as by_outcome};
 
 testbed::listed_tests![
     later_fragments_match_no_rule_on_ports_and_meet_those_on_addresses_and_protocols,
@@ -66,7 +66,7 @@ const DNS: By = By::Rule("dns");
 
 /// The programs with a policy, on a host with an interface.
 struct Filter {
-    programs: Programs,
+    programs: Shared,
     names: Vec<String>,
     interface: u32,
     _inside: Inside,
@@ -79,7 +79,7 @@ impl Filter {
         let host = Host::new("here").unwrap();
         let link = host.join(&Host::new("there").unwrap()).unwrap();
         let inside = host.enter().unwrap();
-        let mut programs = Programs::load();
+        let mut programs = Shared::take();
         let names = programs.apply(&read(policy));
         Self {
             programs,
@@ -144,8 +144,9 @@ fn read(policy: &str) -> Policy {
         .unwrap_or_else(|| panic!("{}", reading.render(false)))
 }
 
-/// Both policies.
+/// Both policies, at these hooks.
 struct Both {
+    hooks: Vec<Hook>,
     all_but_dns: Filter,
     only_dns: Filter,
 }
@@ -153,6 +154,7 @@ struct Both {
 impl Both {
     fn new() -> Self {
         Self {
+            hooks: hooks(),
             all_but_dns: Filter::with(ALL_BUT_DNS),
             only_dns: Filter::with(ONLY_DNS),
         }
@@ -161,7 +163,7 @@ impl Both {
     /// At every hook, by either policy, this is what decides.
     #[track_caller]
     fn decide_by(&self, by: By<'_>, what: &str, frame: &[u8]) {
-        for hook in hooks() {
+        for &hook in &self.hooks {
             self.decide_at(hook, by, what, frame);
         }
     }

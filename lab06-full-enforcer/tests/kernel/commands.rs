@@ -13,7 +13,7 @@ use std::{
 
 use testbed::Running;
 
-use crate::lab::{Lab, PATIENCE};
+use crate::lab::{AT_CGROUP, Lab, PATIENCE};
 
 testbed::listed_tests![
     status_tells_policy_mode_and_hooks,
@@ -109,7 +109,7 @@ fn status_tells_policy_mode_and_hooks() {
 fn a_bad_policy_leaves_the_one_in_force() {
     let lab = Lab::new();
     let policy = lab.file("policy.yaml", POLICY);
-    let _enforcer = lab.enforce(&policy, &[]);
+    let _enforcer = lab.enforce(&policy, &AT_CGROUP);
     for (name, text, said) in [
         ("typo.yaml", POLICY.replace("action", "acton"), "acton"),
         ("syntax.yaml", POLICY.replace('}', ""), "error"),
@@ -172,7 +172,7 @@ rules:
     assert_eq!(places, [6]);
     // By whoever asks the daemon without the command.
     let policy = lab.file("policy.yaml", POLICY);
-    let _enforcer = lab.enforce(&policy, &[]);
+    let _enforcer = lab.enforce(&policy, &AT_CGROUP);
     let body = r#"{"version":1,"name":"p","rules":[{"name":"r","direction":"egress","gid":[5],"action":"allow"}]}"#;
     let request = format!(
         "POST /v1/policy HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
@@ -203,7 +203,7 @@ fn a_dry_run_changes_nothing() {
         "{told}"
     );
 
-    let _enforcer = lab.enforce(&policy, &[]);
+    let _enforcer = lab.enforce(&policy, &AT_CGROUP);
     let other = lab.file(
         "other.yaml",
         &POLICY.replace("name: web\n", "name: other\nmode: block\n"),
@@ -226,7 +226,7 @@ fn the_mode_of_the_command_line_holds() {
         "policy.yaml",
         &POLICY.replace("name: web\n", "name: web\nmode: block\n"),
     );
-    let _enforcer = lab.enforce(&policy, &["--observe"]);
+    let _enforcer = lab.enforce(&policy, &["--observe", "--no-xdp", "--no-tc"]);
     let mode = lab.json(&["mode", "--json"]);
     assert_eq!(
         (&mode["mode"], &mode["set_by"]),
@@ -327,7 +327,7 @@ fn what_cannot_be_started_says_why_and_leaves_nothing() {
     }
 
     // A second one leaves the first one alone.
-    let _enforcer = lab.enforce(policy.as_ref(), &[]);
+    let _enforcer = lab.enforce(policy.as_ref(), &AT_CGROUP);
     let error = lab.refused(&["run", "--no-tc", "--cgroup", folder], 1);
     assert!(
         error.contains("an enforcer is listening on ") && error.contains("already"),
@@ -341,7 +341,7 @@ fn the_socket_is_for_root_and_its_group() {
     let policy = lab.file("policy.yaml", POLICY);
     // What a killed one has left is no hindrance.
     drop(UnixListener::bind(lab.socket()).unwrap());
-    let _enforcer = lab.enforce(&policy, &[]);
+    let _enforcer = lab.enforce(&policy, &AT_CGROUP);
     let metadata = fs::metadata(lab.socket()).unwrap();
     assert_eq!((metadata.mode() & 0o777, metadata.uid()), (0o660, 0));
 
@@ -402,7 +402,7 @@ fn ask(socket: &Path, request: &str) -> io::Result<String> {
 fn what_is_no_request_is_refused() {
     let lab = Lab::new();
     let policy = lab.file("policy.yaml", POLICY);
-    let _enforcer = lab.enforce(&policy, &[]);
+    let _enforcer = lab.enforce(&policy, &AT_CGROUP);
     let ask = |request: &str| ask(&lab.socket(), request).unwrap();
     let with_body = |method: &str, path: &str, body: &str| {
         let length = body.len();

@@ -21,7 +21,7 @@ use testbed::{
     traffic::{self, Connection, Server},
 };
 
-use crate::lab::{Lab, PATIENCE, wait_until};
+use crate::lab::{AT_INTERFACE, AT_XDP, Lab, PATIENCE, wait_until};
 
 testbed::listed_tests![
     a_policy_that_no_table_has_room_for_changes_nothing,
@@ -54,7 +54,7 @@ rules:
 fn a_policy_that_no_table_has_room_for_changes_nothing() {
     let lab = Lab::new();
     let large = lab.file("large.yaml", &many_rules("large", 9000));
-    let _enforcer = lab.enforce(&lab.file("policy.yaml", ONLY_7), &[]);
+    let _enforcer = lab.enforce(&lab.file("policy.yaml", ONLY_7), &AT_XDP);
     let said = nothing_changes(&lab, &large);
     assert!(
         said.contains("the rules of the policy take 9001 places in a table that has 8192"),
@@ -65,7 +65,7 @@ fn a_policy_that_no_table_has_room_for_changes_nothing() {
 fn a_policy_that_cannot_be_written_changes_nothing() {
     let lab = Lab::new();
     let other = lab.file("other.yaml", ONLY_9);
-    let enforcer = lab.enforce(&lab.file("policy.yaml", ONLY_7), &[]);
+    let enforcer = lab.enforce(&lab.file("policy.yaml", ONLY_7), &AT_XDP);
     freeze(&enforcer, |map| map.name_as_str() == Some("CONFIGS"));
     let said = nothing_changes(&lab, &other);
     assert!(
@@ -83,7 +83,7 @@ fn a_policy_that_cannot_be_written_changes_nothing() {
 fn a_policy_whose_slot_cannot_be_waited_for_changes_nothing() {
     let lab = Lab::new();
     let other = lab.file("other.yaml", ONLY_9);
-    let enforcer = lab.enforce(&lab.file("policy.yaml", ONLY_7), &[]);
+    let enforcer = lab.enforce(&lab.file("policy.yaml", ONLY_7), &AT_XDP);
     freeze(&enforcer, |map| {
         map.map_type().is_ok_and(|kind| kind == MapType::ArrayOfMaps)
     });
@@ -102,7 +102,7 @@ fn a_policy_whose_rules_find_no_fresh_counters_changes_nothing() {
         let file = lab.file(&format!("{name}.yaml"), &many_rules(name, 8100));
         file.to_str().unwrap().to_owned()
     });
-    let enforcer = lab.enforce(&lab.file("policy.yaml", ONLY_7), &[]);
+    let enforcer = lab.enforce(&lab.file("policy.yaml", ONLY_7), &AT_XDP);
     lab.done(&["policy", "apply", &first]);
     lab.done(&["policy", "apply", &second]);
     freeze(&enforcer, |map| map.name_as_str() == Some("PACKETS_BY_RULE"));
@@ -224,7 +224,7 @@ fn an_enforcer_that_is_killed_while_it_applies_leaves_no_half_of_a_policy() {
     let other = lab.file("other.yaml", &other);
     let other = other.to_str().unwrap();
     for milliseconds in [0, 20, 50, 100, 200, 400] {
-        let enforcer = lab.enforce(&policy, &[]);
+        let enforcer = lab.enforce(&policy, &AT_INTERFACE);
         let is_held_by_link = lab.json(&["status", "--json"])["hooks"][0]["attached_by"] == "tcx";
         let connects = |port| {
             let target = (lab.server.ipv4, port).into();
@@ -247,7 +247,7 @@ fn an_enforcer_that_is_killed_while_it_applies_leaves_no_half_of_a_policy() {
             assert!(by_new || !applied.status.success(), "{applied:#?}");
         }
         // The next one starts as if nothing had been.
-        let enforcer = lab.enforce(&policy, &[]);
+        let enforcer = lab.enforce(&policy, &AT_INTERFACE);
         assert_eq!([7, 9].map(connects), [true, false]);
         enforcer.interrupt(PATIENCE).unwrap();
     }

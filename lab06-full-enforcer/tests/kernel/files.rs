@@ -1,6 +1,6 @@
 //! The commands that need neither a daemon nor root (A13, F9, N2).
 
-use crate::lab::Lab;
+use crate::lab::{AT_CGROUP, Lab};
 
 testbed::listed_tests![
     a_packet_is_explained_in_every_format,
@@ -200,7 +200,7 @@ fn the_examples_are_checked_explained_and_applied() {
     // Not read where they lie: in a virtual machine there is only this program.
     lab.file("abuse.txt", include_str!("../../../examples/abuse.txt"));
     let first = lab.file("web.yaml", POLICIES[0].1);
-    let _enforcer = lab.enforce(&first, &[]);
+    let _enforcer = lab.enforce(&first, &AT_CGROUP);
     // One packet each: the rule that it meets, or the rules and keys that stand in the way.
     for (name, text, packet, (verdict, rule)) in [
         (

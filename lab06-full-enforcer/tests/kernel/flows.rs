@@ -31,6 +31,9 @@ testbed::listed_tests![
     a_flood_of_half_open_flows_leaves_the_others_alone,
 ];
 
+/// Those between which a flow goes.
+const HOOKS: [Hook; 2] = [Hook::TcIngress, Hook::CgroupEgress];
+
 /// TCP's flags.
 const SYN: u8 = 2;
 const ACK: u8 = 16;
@@ -136,7 +139,9 @@ fn forty_thousand_packets_of_flows_are_decided_as_by_the_reference() {
     let interface = link.left.index;
     here.run(|| {
         let mut dice = Dice::new(12);
-        let mut programs = Programs::following(4096);
+        let mut programs = Programs::following(4096, &HOOKS);
+        // As this follower, which has no clock.
+        programs.forget_no_flow();
         let mut followed = Followed::default();
         let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
         for _ in 0..POLICIES {
@@ -209,7 +214,7 @@ fn policy(dice: &mut Dice) -> Policy {
 }
 
 fn packet_of_a_flow(dice: &mut Dice) -> (Vec<u8>, Hook, Signal) {
-    let hook = dice.one_of(&[Hook::TcIngress, Hook::CgroupEgress]);
+    let hook = dice.one_of(&HOOKS);
     // Often of a flow that goes on, and often of one that nothing is known of.
     let ports = dice.one_of(&[3, 3, 3, 2000]);
     let (near, far) = (40_000 + dice.below(ports) as u16, dice.one_of(&[22, 53, 443]));
@@ -253,7 +258,7 @@ impl Bench {
         let interface = link.left.index;
         here.run(|| {
             test(&mut Self {
-                programs: Programs::following(flows),
+                programs: Programs::following(flows, &HOOKS),
                 interface,
             });
         });

@@ -15,6 +15,16 @@ use testbed::{Cgroup, End, Finished, Host, LinkOptions, Running};
 /// The program under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_enforcer");
 
+/// Has an enforcer decide at the cgroup alone, where a test is not about the others: it starts in half of the time, most of
+/// which goes to the verifier.
+pub const AT_CGROUP: [&str; 2] = ["--no-xdp", "--no-tc"];
+
+/// The same, at the interface alone.
+pub const AT_INTERFACE: [&str; 1] = ["--no-cgroup"];
+
+/// The same, about what comes in by the interface alone.
+pub const AT_XDP: [&str; 2] = ["--no-tc", "--no-cgroup"];
+
 /// How long anything may take before the test gives up.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -100,12 +110,13 @@ impl Lab {
     #[track_caller]
     pub fn enforce(&self, policy: &Path, args: &[&str]) -> Running {
         let mut command = self.command(&["run", "--policy"]);
-        command
-            .arg(policy)
-            .args(["--iface", &self.server.interface])
-            .arg("--cgroup")
-            .arg(self.cgroup.path())
-            .args(args);
+        command.arg(policy).args(args);
+        if !AT_CGROUP.iter().all(|arg| args.contains(arg)) {
+            command.args(["--iface", &self.server.interface]);
+        }
+        if !AT_INTERFACE.iter().all(|arg| args.contains(arg)) {
+            command.arg("--cgroup").arg(self.cgroup.path());
+        }
         let running = Running::start(command).unwrap();
         running.wait_for("listening on", PATIENCE).unwrap();
         running

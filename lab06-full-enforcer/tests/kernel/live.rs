@@ -14,7 +14,7 @@ use testbed::{
 };
 
 use crate::{
-    lab::{Lab, PATIENCE, wait_until},
+    lab::{AT_INTERFACE, Lab, PATIENCE, wait_until},
     sender::order,
 };
 
@@ -47,7 +47,7 @@ fn what_comes_in_is_observed_then_blocked_then_allowed_by_another_policy() {
     let _telnet = Server::tcp(&lab.server.host, 23).unwrap();
     let _echo = Server::tcp(&lab.server.host, 7).unwrap();
     let policy = lab.file("policy.yaml", NO_TELNET);
-    let _enforcer = lab.enforce(&policy, &[]);
+    let _enforcer = lab.enforce(&policy, &AT_INTERFACE);
 
     // Observe is the default.
     assert_eq!(knock(&lab, 23), Connection::Connected);
@@ -138,7 +138,7 @@ rules:
   - { name: web, direction: ingress, protocol: tcp, destination_ports: [80, 443], action: allow }
 ",
     );
-    let _enforcer = lab.enforce(&policy, &[]);
+    let _enforcer = lab.enforce(&policy, &AT_INTERFACE);
     assert_eq!(knock(&lab, 80), Connection::Connected);
     assert_eq!(knock(&lab, 7), Connection::TimedOut);
     // IPv6 needs neighbour discovery, which is essential; so is ARP, without which the above would not have worked.
@@ -161,7 +161,7 @@ fn counters_survive_a_new_policy_by_the_names_of_rules() {
     let lab = Lab::new();
     let _telnet = Server::tcp(&lab.server.host, 23).unwrap();
     let policy = lab.file("policy.yaml", NO_TELNET);
-    let _enforcer = lab.enforce(&policy, &[]);
+    let _enforcer = lab.enforce(&policy, &AT_INTERFACE);
     assert_eq!(knock(&lab, 23), Connection::Connected);
     // What belongs to the connection goes on for a moment.
     wait_until("the connection is over", || {
@@ -222,7 +222,7 @@ rules:
             .to_owned()
         }),
     ];
-    let _enforcer = lab.enforce(&policies[0], &[]);
+    let _enforcer = lab.enforce(&policies[0], &AT_INTERFACE);
     let stop = AtomicBool::new(false);
     let target = (lab.server.ipv4, 7).into();
     let (sent, received) = thread::scope(|scope| {

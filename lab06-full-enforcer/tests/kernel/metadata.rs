@@ -13,7 +13,7 @@ use testbed::{
 };
 
 use crate::{
-    lab::{Lab, PATIENCE, wait_until},
+    lab::{AT_CGROUP, AT_INTERFACE, Lab, PATIENCE, wait_until},
     sender::order,
 };
 
@@ -55,7 +55,7 @@ rules:
         path(&trusted),
         path(&builds)
     );
-    let _enforcer = lab.enforce(&lab.file("policy.yaml", &text), &[]);
+    let _enforcer = lab.enforce(&lab.file("policy.yaml", &text), &AT_CGROUP);
     let target = || {
         [
             format!("udp {}:514", lab.client.ipv4),
@@ -80,7 +80,7 @@ fn a_cgroup_that_is_made_again_is_found_again() {
     let builds = lab.cgroup.child("builds").unwrap();
     let name = path(&builds);
     let policy = lab.file("policy.yaml", &no(&format!("direction: egress, cgroup: {name}")));
-    let _enforcer = lab.enforce(&policy, &[]);
+    let _enforcer = lab.enforce(&policy, &AT_CGROUP);
     let target = || [format!("udp {}:514", lab.client.ipv4)];
     assert_eq!(order(&lab.server.host, &builds, target()), ["denied"]);
     let missing = || lab.json(&["status", "--json"])["missing"].clone();
@@ -104,7 +104,7 @@ fn a_cgroup_that_is_made_again_is_found_again() {
 fn what_a_user_sends_is_decided_by_its_number() {
     let lab = Lab::new();
     let policy = lab.file("policy.yaml", &no("direction: egress, uid: [1000-1999, 65534]"));
-    let _enforcer = lab.enforce(&policy, &[]);
+    let _enforcer = lab.enforce(&policy, &AT_CGROUP);
     let target = format!("udp {}:514", lab.client.ipv4);
     for (user, outcome) in [
         (0, "sent"),
@@ -200,7 +200,7 @@ fn an_interface_that_has_gone_is_told() {
     let other = Host::new("other").unwrap().join(&lab.server.host).unwrap();
     let policy = lab.file("policy.yaml", &no("interface: [eth1, lo]"));
     assert_eq!(other.right.interface, "eth1");
-    let enforcer = lab.enforce(&policy, &[]);
+    let enforcer = lab.enforce(&policy, &AT_CGROUP);
     assert!(!lab.done(&["status"]).contains("missing"));
     // Named, what is essential on lo is asked about.
     let told = order(&lab.server.host, &lab.cgroup, ["udp 127.0.0.1:514".to_owned()]);
@@ -229,7 +229,7 @@ fn what_a_mac_address_sends_is_decided_by_it() {
         lab.file("policy.yaml", &text)
     };
     let file = policy(other);
-    let _enforcer = lab.enforce(&file, &[]);
+    let _enforcer = lab.enforce(&file, &AT_INTERFACE);
     assert_eq!(connects(), Connection::Connected);
     let file = policy(lab.client.mac);
     lab.done(&["policy", "apply", file.to_str().unwrap()]);

@@ -1,6 +1,10 @@
 //! The programs, loaded and attached to nothing: packets come through test runs.
 
-use std::os::fd::AsFd as _;
+use std::{
+    ops::{Deref, DerefMut},
+    os::fd::AsFd as _,
+    sync::Mutex,
+};
 
 use aya::{
     Ebpf,
@@ -8,6 +12,7 @@ use aya::{
 };
 use enforcer_policy::Policy;
 use lab01_count_packets::load;
+use lab03_tc_egress_common::flow::state::State;
 use lab06_full_enforcer::{
     api::{Amounts, FlowEvents, ReasonStats},
     compile::{Capacities, compile_for},
@@ -22,65 +27,32 @@ use testbed::{
     harness::falls_back,
 };
 
-/// The programs, loaded.
+/// The programs of some hooks, loaded: a test loads those that it runs, since the verifier takes seconds over each of them
+/// where it is emulated.
 pub struct Programs {
-    // Keeps the programs and those maps alive that nothing below holds.
+    // Keeps those maps alive that nothing below holds.
     _ebpf: Ebpf,
-    xdp: ProgramFd,
-    ingress: ProgramFd,
-    leaving: ProgramFd,
-    egress: ProgramFd,
-    socket: ProgramFd,
+    by_hook: Vec<(Hook, ProgramFd)>,
     tables: KernelTables,
     counters: Counters,
 }
 
 impl Programs {
     /// Loads them, without a policy. They follow no flows, so that each packet is judged for itself.
-    pub fn load() -> Self {
-        Self::with(Capacities {
-            flows: 0,
-            ..Capacities::LEAST
-        })
+    pub fn load(hooks: &[Hook]) -> Self {
+        Self::following(0, hooks)
     }
 
     /// The same, which follow flows.
-    pub fn following(flows: u32) -> Self {
-        Self::with(Capacities {
+    pub fn following(flows: u32, hooks: &[Hook]) -> Self {
+        let capacities = Capacities {
             flows,
             ..Capacities::LEAST
-        })
-    }
-
-    fn with(capacities: Capacities) -> Self {
+        };
         let mut ebpf = object::load(&capacities, false).unwrap();
-        let xdp: &mut Xdp = load::program(&mut ebpf, "enforce_xdp", "XDP").unwrap();
-        xdp.load()
-            .map_err(|error| load::explain_program("enforce_xdp", error))
-            .unwrap();
-        let xdp = xdp.fd().unwrap().try_clone().unwrap();
-        let [ingress, leaving] = ["enforce_ingress", "enforce_leaving"].map(|name| {
-            let program: &mut SchedClassifier = load::program(&mut ebpf, name, "TC").unwrap();
-            program
-                .load()
-                .map_err(|error| load::explain_program(name, error))
-                .unwrap();
-            program.fd().unwrap().try_clone().unwrap()
-        });
-        let [egress, socket] = ["enforce_egress", "enforce_socket"].map(|name| {
-            let program: &mut CgroupSkb = load::program(&mut ebpf, name, "cgroup_skb").unwrap();
-            program
-                .load()
-                .map_err(|error| load::explain_program(name, error))
-                .unwrap();
-            program.fd().unwrap().try_clone().unwrap()
-        });
+        let programs = hooks.iter().map(|hook| (*hook, program(&mut ebpf, *hook)));
         Self {
-            xdp,
-            ingress,
-            leaving,
-            egress,
-            socket,
+            by_hook: programs.collect(),
             tables: KernelTables::take(&mut ebpf, capacities).unwrap(),
             counters: Counters::take(&mut ebpf).unwrap(),
             _ebpf: ebpf,
@@ -102,6 +74,12 @@ impl Programs {
     /// Fills the bucket of the rule that is counted by this id.
     pub fn forget(&mut self, id: u32) {
         self.tables.forget(id).unwrap();
+    }
+
+    /// Has no flow forgotten, however slow the machine is.
+    pub fn forget_no_flow(&mut self) {
+        const DAY_NS: u64 = 24 * 3600 * 1_000_000_000;
+        self.tables.set_idle_times([DAY_NS; State::COUNT]);
     }
 
     /// Puts a mode into force.
@@ -130,13 +108,9 @@ impl Programs {
     }
 
     fn of(&self, hook: Hook) -> &ProgramFd {
-        match hook {
-            Hook::XdpIngress => &self.xdp,
-            Hook::TcIngress => &self.ingress,
-            Hook::TcEgress => &self.leaving,
-            Hook::CgroupEgress => &self.egress,
-            Hook::CgroupIngress => &self.socket,
-        }
+        let mut programs = self.by_hook.iter();
+        let found = programs.find(|(of, _)| *of == hook);
+        &found.unwrap_or_else(|| panic!("that of {hook:?} was not loaded")).1
     }
 
     /// Runs one of them once on a frame of the interface with this index (`lo` has 1); whether it lets it pass.
@@ -160,6 +134,68 @@ impl Programs {
             (hook, code) => panic!("{hook:?} returned {code}: {frame:02x?}"),
         }
     }
+}
+
+/// The programs of all hooks that decide, loaded once and used by one test after the other: for tests that ask what has
+/// changed, whatever was counted before.
+pub struct Shared(Option<Programs>);
+
+/// Those that nobody uses at the moment.
+static IDLE: Mutex<Vec<Programs>> = Mutex::new(Vec::new());
+
+impl Shared {
+    /// Takes idle ones, or loads some. Their policy is that of who had them last.
+    pub fn take() -> Self {
+        let idle = IDLE.lock().unwrap().pop();
+        Self(Some(idle.unwrap_or_else(|| Programs::load(&hooks()))))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        IDLE.lock().unwrap().extend(self.0.take());
+    }
+}
+
+impl Deref for Shared {
+    type Target = Programs;
+
+    fn deref(&self) -> &Programs {
+        self.0.as_ref().expect("it is there until this is dropped")
+    }
+}
+
+impl DerefMut for Shared {
+    fn deref_mut(&mut self) -> &mut Programs {
+        self.0.as_mut().expect("it is there until this is dropped")
+    }
+}
+
+/// Loads the program of a hook.
+fn program(ebpf: &mut Ebpf, hook: Hook) -> ProgramFd {
+    let name = match hook {
+        Hook::XdpIngress => "enforce_xdp",
+        Hook::TcIngress => "enforce_ingress",
+        Hook::TcEgress => "enforce_leaving",
+        Hook::CgroupEgress => "enforce_egress",
+        Hook::CgroupIngress => "enforce_socket",
+    };
+    let loaded = match hook {
+        Hook::XdpIngress => {
+            let program: &mut Xdp = load::program(ebpf, name, "XDP").unwrap();
+            program.load().and_then(|()| program.fd())
+        }
+        Hook::TcIngress | Hook::TcEgress => {
+            let program: &mut SchedClassifier = load::program(ebpf, name, "TC").unwrap();
+            program.load().and_then(|()| program.fd())
+        }
+        Hook::CgroupEgress | Hook::CgroupIngress => {
+            let program: &mut CgroupSkb = load::program(ebpf, name, "cgroup_skb").unwrap();
+            program.load().and_then(|()| program.fd())
+        }
+    };
+    let loaded = loaded.map_err(|error| load::explain_program(name, error)).unwrap();
+    loaded.try_clone().unwrap()
 }
 
 /// The hooks that decide and at which a test run can be on another interface than `lo`: XDP from Linux 5.14 on.

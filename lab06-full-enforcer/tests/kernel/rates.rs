@@ -19,7 +19,7 @@ use testbed::{
 };
 
 use crate::{
-    lab::Lab,
+    lab::{AT_CGROUP, Lab},
     program::{Programs, packets},
     sender::order,
 };
@@ -35,6 +35,9 @@ testbed::listed_tests![
     two_cpus_are_held_to_one_rate,
     what_a_process_sends_is_held_to_a_rate,
 ];
+
+/// Where packets come in.
+const COME_IN: [Hook; 1] = [Hook::TcIngress];
 
 /// So slow that no token comes within a test.
 const NEVER: u64 = 1;
@@ -62,14 +65,14 @@ fn come_in(programs: &Programs, frame: &[u8], count: usize) -> usize {
 }
 
 fn a_rule_has_a_burst_and_then_its_rate() {
-    let mut programs = Programs::load();
+    let mut programs = Programs::load(&COME_IN);
     let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|source| datagram(source, "192.0.2.9", (1, 2), 0));
     programs.apply(&limited(Rate::Packets(NEVER), 7, Per::Rule));
     assert_eq!(come_in(&programs, &one, 5), 5);
     assert_eq!(come_in(&programs, &other, 5), 2);
     assert_eq!(packets(&programs.by_rule(1)[0]), [7, 0, 3]);
     // Tokens come back: one a millisecond.
-    let mut programs = Programs::load();
+    let mut programs = Programs::load(&COME_IN);
     programs.apply(&limited(Rate::Packets(1000), 1, Per::Rule));
     assert!(programs.lets_pass(Hook::TcIngress, &one, 1));
     thread::sleep(Duration::from_millis(20));
@@ -77,7 +80,7 @@ fn a_rule_has_a_burst_and_then_its_rate() {
 }
 
 fn each_source_has_a_bucket_and_a_64_of_ipv6_has_one() {
-    let mut programs = Programs::load();
+    let mut programs = Programs::load(&COME_IN);
     programs.apply(&limited(Rate::Packets(NEVER), 3, Per::Source));
     for source in ["192.0.2.1", "192.0.2.2", "198.51.100.1"] {
         let frame = datagram(source, "192.0.2.9", (1, 2), 0);
@@ -90,7 +93,7 @@ fn each_source_has_a_bucket_and_a_64_of_ipv6_has_one() {
 }
 
 fn both_directions_of_a_flow_share_a_bucket() {
-    let mut programs = Programs::load();
+    let mut programs = Programs::load(&[Hook::TcIngress, Hook::CgroupEgress]);
     programs.apply(&limited(Rate::Packets(NEVER), 4, Per::Flow));
     let there = datagram("192.0.2.1", "192.0.2.9", (1000, 53), 0);
     let back = datagram("192.0.2.9", "192.0.2.1", (53, 1000), 0);
@@ -105,7 +108,7 @@ fn both_directions_of_a_flow_share_a_bucket() {
 }
 
 fn bytes_are_those_of_the_ip_packet() {
-    let mut programs = Programs::load();
+    let mut programs = Programs::load(&COME_IN);
     programs.apply(&limited(Rate::Bytes(NEVER), 1000, Per::Rule));
     // 100 bytes each, whatever the frame is filled up with.
     let mut frame = datagram("192.0.2.1", "192.0.2.9", (1, 2), 72);
@@ -114,14 +117,14 @@ fn bytes_are_those_of_the_ip_packet() {
 }
 
 fn what_is_longer_than_the_burst_passes_when_the_bucket_is_full() {
-    let mut programs = Programs::load();
+    let mut programs = Programs::load(&COME_IN);
     programs.apply(&limited(Rate::Bytes(NEVER), 500, Per::Rule));
     let long = datagram("192.0.2.1", "192.0.2.9", (1, 2), 1400);
     assert_eq!(come_in(&programs, &long, 3), 1);
 }
 
 fn what_exceeds_a_rate_passes_in_observe_mode_and_is_counted() {
-    let mut programs = Programs::load();
+    let mut programs = Programs::load(&COME_IN);
     let mut policy = limited(Rate::Packets(NEVER), 2, Per::Rule);
     policy.mode = Mode::Observe;
     programs.apply(&policy);
@@ -131,7 +134,7 @@ fn what_exceeds_a_rate_passes_in_observe_mode_and_is_counted() {
 }
 
 fn a_bucket_is_its_rules_whatever_policy_it_is_in() {
-    let mut programs = Programs::load();
+    let mut programs = Programs::load(&COME_IN);
     let frame = datagram("192.0.2.1", "192.0.2.9", (1, 2), 0);
     let mut policy = limited(Rate::Packets(NEVER), 3, Per::Rule);
     programs.apply(&policy);
@@ -151,7 +154,7 @@ fn two_cpus_are_held_to_one_rate() {
     const RUNS: u32 = 1_000_000;
     needs_two_cpus();
     let (rate, burst) = (20_000_u32, 400_000_u32);
-    let mut programs = Programs::load();
+    let mut programs = Programs::load(&COME_IN);
     programs.apply(&limited(Rate::Packets(rate.into()), burst.into(), Per::Rule));
     let frame = datagram("192.0.2.1", "192.0.2.9", (1, 2), 0);
     let start = Instant::now();
@@ -187,7 +190,7 @@ mode: block
 rules:
   - { name: slow, direction: egress, protocol: udp, action: { rate_limit: { packets: 1/s, burst: 3 } } }
 ";
-    let _enforcer = lab.enforce(&lab.file("policy.yaml", text), &[]);
+    let _enforcer = lab.enforce(&lab.file("policy.yaml", text), &AT_CGROUP);
     let orders = || [(); 5].map(|()| format!("udp {}:514", lab.client.ipv4));
     let told = order(&lab.server.host, &lab.cgroup, orders());
     let denied = told.iter().filter(|told| *told == "denied").count();

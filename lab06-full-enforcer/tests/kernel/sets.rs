@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use testbed::traffic::{self, Server};
 
 use crate::{
-    lab::{Lab, wait_until},
+    lab::{AT_CGROUP, AT_INTERFACE, Lab, wait_until},
     metadata::path,
 };
 
@@ -40,7 +40,7 @@ fn passes(lab: &Lab, to: IpAddr) -> bool {
 fn an_entry_holds_from_the_next_packet_on_until_it_is_removed() {
     let lab = Lab::new();
     let _echo = Server::udp(&lab.server.host, 7).unwrap();
-    let _enforcer = lab.enforce(&lab.file("policy.yaml", POLICY), &[]);
+    let _enforcer = lab.enforce(&lab.file("policy.yaml", POLICY), &AT_INTERFACE);
     let (v4, v6) = (lab.client.ipv4.to_string(), lab.client.ipv6.to_string());
     let pass = || {
         [
@@ -85,7 +85,7 @@ fn an_entry_ends_with_its_time_and_so_does_a_removal() {
     let _echo = Server::udp(&lab.server.host, 7).unwrap();
     let address = lab.client.ipv4.to_string();
     let policy = POLICY.replace("198.51.100.0/24", &address);
-    let _enforcer = lab.enforce(&lab.file("policy.yaml", &policy), &[]);
+    let _enforcer = lab.enforce(&lab.file("policy.yaml", &policy), &AT_INTERFACE);
     let passes = || passes(&lab, lab.server.ipv4.into());
     assert!(!passes());
     lab.done(&["set", "remove", "abuse", &address, "--for", "1h"]);
@@ -166,7 +166,7 @@ fn what_is_no_entry_is_refused_and_changes_nothing() {
     let lab = Lab::new();
     let error = lab.refused(&["set", "list"], 1);
     assert!(error.starts_with("error: no enforcer is listening on "), "{error}");
-    let _enforcer = lab.enforce(&lab.file("policy.yaml", POLICY), &[]);
+    let _enforcer = lab.enforce(&lab.file("policy.yaml", POLICY), &AT_CGROUP);
     let before = lab.json(&["policy", "show", "--json"]);
     for (args, status, said) in [
         (
@@ -221,7 +221,7 @@ fn what_is_no_entry_is_refused_and_changes_nothing() {
 
 fn sets_are_listed_with_whose_their_entries_are() {
     let lab = Lab::new();
-    let _enforcer = lab.enforce(&lab.file("policy.yaml", POLICY), &[]);
+    let _enforcer = lab.enforce(&lab.file("policy.yaml", POLICY), &AT_CGROUP);
     lab.done(&["set", "add", "abuse", "203.0.113.7", "--for", "10h"]);
     lab.done(&["set", "remove", "abuse", "198.51.100.0/24"]);
     let told = lab.done(&["set", "add", "unused", "10.0.0.0/8"]);

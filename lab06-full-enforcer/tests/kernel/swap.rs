@@ -64,8 +64,9 @@ fn no_packet_is_decided_by_half_of_a_policy() {
         rule("third", Action::Block, every(4, 2200), 53),
     ];
     let frame = packets::ethernet().ipv4("10.0.65.160", "192.0.2.1").udp(1, 53).build();
-    let mut programs = Programs::load();
-    for hook in [Hook::TcIngress, Hook::CgroupEgress] {
+    let hooks = [Hook::TcIngress, Hook::CgroupEgress];
+    let mut programs = Programs::load(&hooks);
+    for hook in hooks {
         // Test runs are on `lo`, whose packets are essential.
         (one.essentials, other.essentials) = (false, false);
         programs.apply(&one);
@@ -125,7 +126,7 @@ fn a_mode_holds_from_the_next_packet_on() {
     let mut observed = policy.clone();
     observed.rules[0].mode = Some(enforcer_policy::model::RuleMode::Observe);
     let frame = packets::ethernet().ipv4("192.0.2.1", "192.0.2.2").udp(1, 2).build();
-    let mut programs = Programs::load();
+    let mut programs = Programs::load(&[Hook::TcIngress]);
     programs.apply(&policy);
     for _ in 0..100 {
         for (mode, passes) in [(control::Mode::Block, false), (control::Mode::Observe, true)] {

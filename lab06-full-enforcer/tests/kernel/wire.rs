@@ -15,7 +15,7 @@ use testbed::{
 };
 
 use crate::{
-    lab::{Lab, PATIENCE, wait_until},
+    lab::{AT_INTERFACE, AT_XDP, Lab, PATIENCE, wait_until},
     program::Programs,
 };
 
@@ -59,7 +59,7 @@ fn inject(lab: &Lab, payload: usize) {
 fn xdp_decides_where_it_is_asked_for() {
     let lab = Lab::new();
     let policy = lab.file("policy.yaml", NO_DNS);
-    let _enforcer = lab.enforce(&policy, &["--wire", "xdp"]);
+    let _enforcer = lab.enforce(&policy, &[&["--wire", "xdp"][..], &AT_XDP].concat());
     assert_eq!(wire(&lab), ("xdp-ingress".into(), "native".into()));
     inject(&lab, 10);
     wait_until("both are counted", || {
@@ -77,7 +77,7 @@ fn frames_of_a_veth_are_decided_at_tc_unless_xdp_is_asked_for() {
     let lab = Lab::new();
     let policy = lab.file("policy.yaml", NO_DNS);
     for args in [&[][..], &["--wire", "auto"], &["--wire", "tc"], &["--no-xdp"]] {
-        let enforcer = lab.enforce(&policy, args);
+        let enforcer = lab.enforce(&policy, &[args, &AT_INTERFACE].concat());
         assert_eq!(wire(&lab).0, "tc-ingress", "{args:?}");
         enforcer.interrupt(PATIENCE).unwrap();
     }
@@ -128,7 +128,7 @@ fn jumbo_frames_are_decided_at_xdp() {
     };
     let lab = Lab::with(jumbo);
     let policy = lab.file("policy.yaml", NO_DNS);
-    let _enforcer = lab.enforce(&policy, &["--wire", "xdp"]);
+    let _enforcer = lab.enforce(&policy, &[&["--wire", "xdp"][..], &AT_XDP].concat());
     let (hook, mode) = wire(&lab);
     assert_eq!(hook, "xdp-ingress");
     if mode == "generic" {
@@ -152,7 +152,7 @@ fn a_header_behind_the_first_buffer_hides_no_port() {
         return falls_back("frames of one buffer: BPF_F_XDP_HAS_FRAGS is Linux 5.18's");
     }
     let reading = enforcer_policy::read("policy", NO_DNS.as_bytes(), Format::Yaml, &NoFiles);
-    let mut programs = Programs::load();
+    let mut programs = Programs::load(&[Hook::XdpIngress]);
     programs.apply(&reading.policy.clone().unwrap());
     let behind_extensions = |port: u16| {
         let ip = packets::ethernet().ipv6("2001:db8::1", "2001:db8::2");

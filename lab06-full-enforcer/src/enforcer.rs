@@ -34,12 +34,12 @@ use crate::{
         Amounts, Applied, HookStatus, ModeChange, ModeReport, RuleStats, SetChanged, SetReport, SetRequest, SetSummary,
         Stats, Status,
     },
-    compile::{self, CannotEnforce, Capacities, Compiled},
+    compile::{self, CannotEnforce, Capacities, Compiled, Divisions},
     counters::Counters,
     ids::Ids,
     names::Names,
     object, orphans,
-    sets::{self, Changes, SetError},
+    sets::{self, Changes, Edit, SetError},
     tables::{KernelTables, TablesError, max_ids, with_cause},
     wire::{self, OnWire, Wire},
 };
@@ -123,10 +123,10 @@ pub struct Enforcer {
     kernel: Kernel,
     capacities: Capacities,
     in_force: InForce,
-    /// The policy as it was written, without the changes of its sets.
-    written: Policy,
-    /// What differs from it in what is in force.
+    /// In what its sets differ from the policy that was applied.
     changes: Changes,
+    /// How its rules were divided, for when only its sets change.
+    divisions: Divisions,
     fixed_mode: Option<Mode>,
     /// What `enforcer mode` has last set since the policy was applied.
     chosen_mode: Option<Mode>,
@@ -144,7 +144,13 @@ struct Kernel {
 }
 
 struct InForce {
+    /// With its sets in order, and with their changes.
     policy: Policy,
+    contents: Contents,
+}
+
+/// What the tables in the kernel hold.
+struct Contents {
     /// The mode that the policy asks for.
     mode: Mode,
     /// The names of the rules in the order of matching, and the ids under which they are counted.
@@ -164,7 +170,9 @@ struct Attached {
 impl Enforcer {
     /// Loads the programs, puts `policy` into force, and attaches: the first packet already meets the whole policy.
     pub async fn start(options: &Options, policy: Policy) -> Result<Self, EnforcerError> {
-        let compiled = compile::compile_for(&policy, Names::on_this_host(&policy))?;
+        let policy = sets::sort(policy);
+        let mut divisions = Divisions::default();
+        let compiled = compile::compile_again(&policy, Names::on_this_host(&policy), &mut divisions)?;
         let capacities = Capacities {
             flows: options.max_flows,
             ..Capacities::around(&compiled)
@@ -176,14 +184,14 @@ impl Enforcer {
             counters: Counters::take(&mut ebpf)?,
             ids: Ids::new(max_ids(&capacities)),
         };
-        let in_force = kernel.put_into_force(policy.clone(), compiled, options.mode)?;
+        let contents = kernel.put_into_force(compiled, options.mode)?;
         Ok(Self {
             attached: Attached::to(&places, options, &mut ebpf).await?,
             kernel,
             capacities,
-            in_force,
-            written: policy,
+            in_force: InForce { policy, contents },
             changes: Changes::default(),
+            divisions,
             fixed_mode: options.mode,
             chosen_mode: None,
             applied: 1,
@@ -199,10 +207,11 @@ impl Enforcer {
 
     /// Puts another policy into force, or only sees whether that could be done. If it cannot, the one in force stays. What
     /// was added to sets stays in sets of the same names.
-    pub fn apply(&mut self, written: Policy, dry_run: bool) -> Result<Applied, EnforcerError> {
-        let changes = self.changes.under(&written);
-        let policy = changes.applied_to(&written);
-        let compiled = compile::compile_for(&policy, Names::on_this_host(&policy))?;
+    pub fn apply(&mut self, policy: Policy, dry_run: bool) -> Result<Applied, EnforcerError> {
+        let mut policy = sets::sort(policy);
+        let changes = self.changes.carried_to(&mut policy);
+        let mut divisions = Divisions::default();
+        let compiled = compile::compile_again(&policy, Names::on_this_host(&policy), &mut divisions)?;
         self.capacities.hold(&compiled)?;
         let mut applied = Applied {
             policy: policy.name.clone(),
@@ -214,8 +223,9 @@ impl Enforcer {
             dry_run,
         };
         if !dry_run {
-            self.exchange(policy, compiled, self.fixed_mode)?;
-            (self.written, self.changes) = (written, changes);
+            let contents = self.exchange(&policy.name, compiled, self.fixed_mode)?;
+            self.in_force = InForce { policy, contents };
+            (self.changes, self.divisions) = (changes, divisions);
             self.chosen_mode = None;
             self.applied += 1;
             applied.mode = self.mode();
@@ -227,10 +237,10 @@ impl Enforcer {
     /// another one; whether that was so. Mode and counters stay.
     pub fn refresh(&mut self) -> Result<bool, EnforcerError> {
         let places = Names::on_this_host(self.policy());
-        if places == self.in_force.places {
+        if places == self.in_force.contents.places {
             return Ok(false);
         }
-        self.renew(self.policy().clone(), places)?;
+        self.renew(places)?;
         Ok(true)
     }
 
@@ -239,8 +249,9 @@ impl Enforcer {
         let prefix = text::parse_prefix(&request.prefix).map_err(SetError::Prefix)?;
         let time = request.for_ms.map(Duration::from_millis);
         let mut changes = self.changes.clone();
-        changes.change(&self.written, name, prefix, request.change, time, Instant::now())?;
-        self.put_changes_into_force(changes)?;
+        let edit = changes.change(self.policy(), name, prefix, request.change, time, Instant::now())?;
+        self.edit_sets(edit.as_slice())?;
+        self.changes = changes;
         let set = self.policy().sets.get(name);
         Ok(SetChanged {
             set: name.into(),
@@ -248,7 +259,7 @@ impl Enforcer {
             change: request.change,
             for_ms: request.for_ms,
             entries: set.map_or(0, |set| set.len() as u64),
-            rules: sets::rules_that_name(&self.written, name),
+            rules: sets::rules_that_name(self.policy(), name),
         })
     }
 
@@ -259,56 +270,66 @@ impl Enforcer {
             return Ok(false);
         }
         let mut changes = self.changes.clone();
-        changes.expire(now);
-        self.put_changes_into_force(changes)?;
+        self.edit_sets(&changes.expire(now))?;
+        self.changes = changes;
         Ok(true)
     }
 
-    fn put_changes_into_force(&mut self, changes: Changes) -> Result<(), EnforcerError> {
-        let policy = changes.applied_to(&self.written);
-        let places = Names::on_this_host(&policy);
-        self.renew(policy, places)?;
-        self.changes = changes;
-        Ok(())
+    /// Changes sets of the policy in force; if that fails, they stay as they are.
+    fn edit_sets(&mut self, edits: &[Edit]) -> Result<(), EnforcerError> {
+        if edits.is_empty() {
+            return Ok(());
+        }
+        for edit in edits {
+            edit.apply(&mut self.in_force.policy);
+        }
+        let renewed = self.renew(Names::on_this_host(self.policy()));
+        if renewed.is_err() {
+            for edit in edits.iter().rev() {
+                edit.undone().apply(&mut self.in_force.policy);
+            }
+        }
+        renewed
     }
 
     /// The sets of the policy in force.
     pub fn sets(&self) -> Vec<SetSummary> {
-        self.changes.summaries(&self.written)
+        self.changes.summaries(self.policy())
     }
 
     /// One of them, with its entries.
     pub fn set(&self, name: &str) -> Result<SetReport, EnforcerError> {
-        Ok(self.changes.report(&self.written, name, Instant::now())?)
+        Ok(self.changes.report(self.policy(), name, Instant::now())?)
     }
 
-    /// Puts another form of the policy in force into force; the mode stays.
-    fn renew(&mut self, policy: Policy, places: Names) -> Result<(), EnforcerError> {
-        let compiled = compile::compile_for(&policy, places)?;
+    /// Puts the policy in force, which has changed, into force again; the mode stays.
+    fn renew(&mut self, places: Names) -> Result<(), EnforcerError> {
+        let compiled = compile::compile_again(&self.in_force.policy, places, &mut self.divisions)?;
         self.capacities.hold(&compiled)?;
-        self.exchange(policy, compiled, self.fixed_mode.or(self.chosen_mode))
-    }
-
-    /// Puts another policy into force, in this mode or the one that it asks for; if that fails, the one in force stays.
-    fn exchange(&mut self, policy: Policy, compiled: Compiled, mode: Option<Mode>) -> Result<(), EnforcerError> {
-        let name = policy.name.clone();
-        let exchanged = self.kernel.put_into_force(policy, compiled, mode);
-        self.in_force = exchanged.map_err(|cause| EnforcerError::StaysInForce {
-            policy: name,
-            stays: self.policy().name.clone(),
-            cause: Box::new(cause),
-        })?;
+        let name = self.policy().name.clone();
+        self.in_force.contents = self.exchange(&name, compiled, self.fixed_mode.or(self.chosen_mode))?;
         Ok(())
     }
 
-    /// The policy in force.
+    /// Puts the policy of this name into force, in this mode or the one that it asks for; if that fails, the one in force
+    /// stays.
+    fn exchange(&mut self, name: &str, compiled: Compiled, mode: Option<Mode>) -> Result<Contents, EnforcerError> {
+        let exchanged = self.kernel.put_into_force(compiled, mode);
+        exchanged.map_err(|cause| EnforcerError::StaysInForce {
+            policy: name.to_owned(),
+            stays: self.policy().name.clone(),
+            cause: Box::new(cause),
+        })
+    }
+
+    /// The policy in force, with its sets in order and without files.
     pub fn policy(&self) -> &Policy {
         &self.in_force.policy
     }
 
     /// The mode in force.
     pub fn mode(&self) -> ModeReport {
-        self.mode_under(self.in_force.mode, self.chosen_mode)
+        self.mode_under(self.in_force.contents.mode, self.chosen_mode)
     }
 
     fn mode_under(&self, of_policy: Mode, chosen: Option<Mode>) -> ModeReport {
@@ -328,7 +349,7 @@ impl Enforcer {
         if let Some(fixed) = self.fixed_mode {
             return Err(EnforcerError::ModeIsFixed(fixed.name()));
         }
-        let now = self.chosen_mode.unwrap_or(self.in_force.mode);
+        let now = self.chosen_mode.unwrap_or(self.in_force.contents.mode);
         let mode = match change {
             ModeChange::Observe => Mode::Observe,
             ModeChange::Block => Mode::Block,
@@ -356,7 +377,7 @@ impl Enforcer {
             rules: self.policy().rules.len() as u64,
             applied: self.applied,
             mode: self.mode(),
-            missing: self.in_force.places.missing(self.policy()),
+            missing: self.in_force.contents.places.missing(self.policy()),
             hooks: self.attached.hooks.clone(),
             flows: self.kernel.counters.flow_events()?,
             total: total.fold(Amounts::default(), Amounts::plus),
@@ -365,15 +386,11 @@ impl Enforcer {
 
     /// What was counted.
     pub fn stats(&self) -> Result<Stats, EnforcerError> {
-        let InForce {
-            policy,
-            rules: in_force,
-            ..
-        } = &self.in_force;
+        let InForce { policy, contents } = &self.in_force;
         let written = policy.rules.iter().map(|written| (&written.name, written));
         let written: HashMap<&String, &model::Rule> = written.collect();
         let mut rules = Vec::new();
-        for (name, id) in in_force {
+        for (name, id) in &contents.rules {
             let written = written.get(name);
             rules.push(RuleStats {
                 rule: name.clone(),
@@ -402,12 +419,7 @@ impl Enforcer {
 
 impl Kernel {
     /// Puts a policy into force, in this mode or the one that it asks for. If that fails, the one before stays.
-    fn put_into_force(
-        &mut self,
-        policy: Policy,
-        mut compiled: Compiled,
-        mode: Option<Mode>,
-    ) -> Result<InForce, EnforcerError> {
+    fn put_into_force(&mut self, mut compiled: Compiled, mode: Option<Mode>) -> Result<Contents, EnforcerError> {
         // ANCHOR: put_into_force
         let slot = self.tables.free_slot()?;
         let mut ids = self.ids.clone();
@@ -424,8 +436,7 @@ impl Kernel {
         self.tables.put_into_force(slot, mode.unwrap_or(compiled.mode));
         self.ids = ids;
         // ANCHOR_END: put_into_force
-        Ok(InForce {
-            policy,
+        Ok(Contents {
             mode: compiled.mode,
             rules: compiled.names.into_iter().zip(assigned.ids).collect(),
             places: compiled.places,

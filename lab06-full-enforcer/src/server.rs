@@ -252,7 +252,7 @@ async fn admit(group: u32, ConnectInfo(Peer(peer)): ConnectInfo<Peer>, request: 
 }
 
 async fn policy(State(enforcer): State<Shared>) -> Response {
-    Json(lock(&enforcer).policy().clone().self_contained()).into_response()
+    Json(lock(&enforcer).policy()).into_response()
 }
 
 async fn apply(State(enforcer): State<Shared>, RawQuery(query): RawQuery, body: Bytes) -> Response {

@@ -1,9 +1,10 @@
 //! What was added to the sets of the policy in force, or removed from them, entry by entry and perhaps for a time only.
 //!
-//! The policy as it was written stays what it is; what is in force is the policy with these changes.
+//! The sets of the policy in force are kept with these changes, each sorted, so that a single entry is found, put in and
+//! taken out at once among a million; what the policy said of it is kept beside the change.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -67,7 +68,7 @@ fn not_but(covered_by: Option<&Prefix>) -> String {
     }
 }
 
-/// What is changed of the sets of a policy.
+/// In what the sets of the policy in force differ from the policy that was applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     by_set: BTreeMap<String, BTreeMap<Prefix, Change>>,
@@ -76,6 +77,8 @@ pub struct Changes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Change {
     kind: ChangeKind,
+    /// Whether the policy that was applied has it.
+    is_written: bool,
     /// When it is over; `None` for never.
     until: Option<Instant>,
 }
@@ -84,23 +87,79 @@ impl Change {
     fn is_over(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| until <= now)
     }
+
+    /// Whether the entry is in the set.
+    fn is_in(&self) -> bool {
+        self.kind == ChangeKind::Add
+    }
+}
+
+/// What is to be done to the sets of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    set: String,
+    prefix: Prefix,
+    kind: ChangeKind,
+}
+
+impl Edit {
+    /// Does it. The sets have to be as [`sort`] leaves them, and stay so.
+    pub fn apply(&self, policy: &mut Policy) {
+        let Some(set) = policy.sets.get_mut(&self.set) else {
+            return;
+        };
+        match (set.prefixes.binary_search(&self.prefix), self.kind) {
+            (Err(place), ChangeKind::Add) => set.prefixes.insert(place, self.prefix),
+            (Ok(place), ChangeKind::Remove) => {
+                set.prefixes.remove(place);
+            }
+            _ => {}
+        }
+    }
+
+    /// What undoes it.
+    #[must_use]
+    pub fn undone(&self) -> Self {
+        let kind = match self.kind {
+            ChangeKind::Add => ChangeKind::Remove,
+            ChangeKind::Remove => ChangeKind::Add,
+        };
+        Self { kind, ..self.clone() }
+    }
+}
+
+/// Puts the entries of all sets in order, each once, those of files among them.
+pub fn sort(policy: Policy) -> Policy {
+    let mut policy = policy.self_contained();
+    for set in policy.sets.values_mut() {
+        set.prefixes.sort_unstable();
+        set.prefixes.dedup();
+        set.prefixes.shrink_to_fit();
+    }
+    policy
+}
+
+/// Whether a set has an entry.
+fn has(set: &Set, prefix: Prefix) -> bool {
+    set.prefixes.binary_search(&prefix).is_ok()
 }
 
 impl Changes {
-    /// Adds or removes an entry of a set of `written`, for good or for a time from `now` on.
+    /// Adds or removes an entry of a set of the policy in force, for good or for a time from `now` on: what is to be done to
+    /// it, if anything but the time changes.
     pub fn change(
         &mut self,
-        written: &Policy,
+        in_force: &Policy,
         name: &str,
         prefix: Prefix,
         kind: ChangeKind,
         time: Option<Duration>,
         now: Instant,
-    ) -> Result<(), SetError> {
-        let set = find(written, name)?;
-        let is_written = set.all().any(|entry| *entry == prefix);
+    ) -> Result<Option<Edit>, SetError> {
+        let set = find(in_force, name)?;
+        let is_in = has(set, prefix);
         let before = self.by_set.get(name).and_then(|changes| changes.get(&prefix)).copied();
-        let is_in = before.map_or(is_written, |change| change.kind == ChangeKind::Add);
+        let is_written = before.map_or(is_in, |change| change.is_written);
         match kind {
             // What was added for a time may be added for another one, or for good.
             ChangeKind::Add
@@ -112,27 +171,33 @@ impl Changes {
                 });
             }
             ChangeKind::Remove if !is_in => {
-                let entries = self.in_force(written, name);
                 return Err(SetError::IsNotIn {
                     prefix,
                     name: name.into(),
-                    covered_by: entries
-                        .into_iter()
-                        .find(|entry| entry.len() <= prefix.len() && entry.contains(prefix.address())),
+                    covered_by: widest_around(set, prefix),
                 });
             }
             _ => {}
         }
         // So long that no clock can say when is for good.
         let until = time.and_then(|time| now.checked_add(time));
+        let change = Change {
+            kind,
+            is_written,
+            until,
+        };
         let of_set = self.by_set.entry(name.into()).or_default();
-        if until.is_none() && is_written == (kind == ChangeKind::Add) {
+        if until.is_none() && is_written == change.is_in() {
             // Nothing but what the policy says.
             of_set.remove(&prefix);
         } else {
-            of_set.insert(prefix, Change { kind, until });
+            of_set.insert(prefix, change);
         }
-        Ok(())
+        Ok((is_in != change.is_in()).then(|| Edit {
+            set: name.into(),
+            prefix,
+            kind,
+        }))
     }
 
     /// Whether there is one whose time is over.
@@ -143,26 +208,53 @@ impl Changes {
             .any(|change| change.is_over(now))
     }
 
-    /// Forgets the changes whose time is over.
-    pub fn expire(&mut self, now: Instant) {
-        for changes in self.by_set.values_mut() {
-            changes.retain(|_, change| !change.is_over(now));
+    /// Forgets the changes whose time is over: what is to be done to the policy in force.
+    pub fn expire(&mut self, now: Instant) -> Vec<Edit> {
+        let mut edits = Vec::new();
+        for (name, changes) in &mut self.by_set {
+            for (prefix, change) in changes.extract_if(.., |_, change| change.is_over(now)) {
+                let kind = if change.is_written {
+                    ChangeKind::Add
+                } else {
+                    ChangeKind::Remove
+                };
+                if kind != change.kind {
+                    edits.push(Edit {
+                        set: name.clone(),
+                        prefix,
+                        kind,
+                    });
+                }
+            }
         }
+        edits
     }
 
-    /// What is left of them under another policy: what was added to sets that it has, too. What was removed is what it
-    /// says of it again; so is what it has itself.
+    /// What is left of them under another policy, whose sets are sorted: what was added to sets that it has, too, and is done
+    /// to it here. What was removed is what it says of it again; so is what it has itself.
     #[must_use]
-    pub fn under(&self, written: &Policy) -> Self {
+    pub fn carried_to(&self, other: &mut Policy) -> Self {
         let mut kept = self.clone();
         kept.by_set.retain(|name, changes| {
-            let Some(set) = written.sets.get(name) else {
+            let Some(set) = other.sets.get(name) else {
                 return false;
             };
-            let entries: HashSet<&Prefix> = set.all().collect();
-            changes.retain(|prefix, change| change.kind == ChangeKind::Add && !entries.contains(prefix));
-            true
+            changes.retain(|prefix, change| change.is_in() && !has(set, *prefix));
+            for change in changes.values_mut() {
+                change.is_written = false;
+            }
+            !changes.is_empty()
         });
+        for (name, changes) in &kept.by_set {
+            for prefix in changes.keys() {
+                let edit = Edit {
+                    set: name.clone(),
+                    prefix: *prefix,
+                    kind: ChangeKind::Add,
+                };
+                edit.apply(other);
+            }
+        }
         kept
     }
 
@@ -171,46 +263,13 @@ impl Changes {
         self.by_set.values().map(BTreeMap::len).sum()
     }
 
-    /// The policy with them.
-    pub fn applied_to(&self, written: &Policy) -> Policy {
-        let mut policy = written.clone();
-        for (name, changes) in &self.by_set {
-            let Some(set) = policy.sets.get_mut(name) else { continue };
-            if changes.is_empty() {
-                continue;
-            }
-            set.prefixes.retain(|prefix| !changes.contains_key(prefix));
-            set.from_file.retain(|prefix| !changes.contains_key(prefix));
-            let added = changes.iter().filter(|(_, change)| change.kind == ChangeKind::Add);
-            set.prefixes.extend(added.map(|(prefix, _)| *prefix));
-        }
-        policy
-    }
-
-    /// The entries of a set with them.
-    fn in_force(&self, written: &Policy, name: &str) -> Vec<Prefix> {
-        let changes = self.by_set.get(name);
-        let kind_of = |prefix: &Prefix| {
-            changes
-                .and_then(|changes| changes.get(prefix))
-                .map(|change| change.kind)
-        };
-        let of_policy = written.sets.get(name).into_iter().flat_map(|set| set.all().copied());
-        let of_policy = of_policy.filter(|prefix| kind_of(prefix).is_none());
-        let added = changes.into_iter().flatten();
-        let added = added.filter(|(_, change)| change.kind == ChangeKind::Add);
-        of_policy.chain(added.map(|(prefix, _)| *prefix)).collect()
-    }
-
-    /// The entries of a set, and what was removed of it.
-    pub fn report(&self, written: &Policy, name: &str, now: Instant) -> Result<SetReport, SetError> {
-        let set = find(written, name)?;
+    /// The entries of a set of the policy in force, and what was removed of it.
+    pub fn report(&self, in_force: &Policy, name: &str, now: Instant) -> Result<SetReport, SetError> {
+        let set = find(in_force, name)?;
         let none = BTreeMap::new();
         let changes = self.by_set.get(name).unwrap_or(&none);
-        let mut of_policy: Vec<&Prefix> = set.all().filter(|prefix| !changes.contains_key(*prefix)).collect();
-        of_policy.sort_unstable();
-        of_policy.dedup();
-        let of_policy = of_policy.into_iter().map(|prefix| SetEntry {
+        let of_policy = set.prefixes.iter().filter(|prefix| !changes.contains_key(*prefix));
+        let of_policy = of_policy.map(|prefix| SetEntry {
             prefix: text::prefix(prefix),
             by: "policy".into(),
             left_s: None,
@@ -225,33 +284,39 @@ impl Changes {
         };
         Ok(SetReport {
             set: name.into(),
-            rules: rules_that_name(written, name),
+            rules: rules_that_name(in_force, name),
             entries: of_policy.chain(by_command(ChangeKind::Add)).collect(),
             removed: by_command(ChangeKind::Remove).collect(),
         })
     }
 
-    /// All sets.
-    pub fn summaries(&self, written: &Policy) -> Vec<SetSummary> {
-        let summary = |name: &String| {
+    /// All sets of the policy in force.
+    pub fn summaries(&self, in_force: &Policy) -> Vec<SetSummary> {
+        let summary = |(name, set): (&String, &Set)| {
             let changes = self.by_set.get(name).into_iter().flat_map(BTreeMap::values);
             let count = |kind| changes.clone().filter(|change| change.kind == kind).count() as u64;
             SetSummary {
                 set: name.clone(),
-                rules: rules_that_name(written, name),
-                entries: self.in_force(written, name).len() as u64,
+                rules: rules_that_name(in_force, name),
+                entries: set.len() as u64,
                 added: count(ChangeKind::Add),
                 removed: count(ChangeKind::Remove),
             }
         };
-        written.sets.keys().map(summary).collect()
+        in_force.sets.iter().map(summary).collect()
     }
 }
 
-fn find<'a>(written: &'a Policy, name: &str) -> Result<&'a Set, SetError> {
-    written.sets.get(name).ok_or_else(|| SetError::Unknown {
+/// The widest entry of a set that holds all of a prefix.
+fn widest_around(set: &Set, prefix: Prefix) -> Option<Prefix> {
+    let around = (0..=prefix.len()).filter_map(|len| Prefix::new(prefix.address(), len));
+    around.into_iter().find(|around| has(set, *around))
+}
+
+fn find<'a>(policy: &'a Policy, name: &str) -> Result<&'a Set, SetError> {
+    policy.sets.get(name).ok_or_else(|| SetError::Unknown {
         name: name.into(),
-        known: written.sets.keys().cloned().collect(),
+        known: policy.sets.keys().cloned().collect(),
     })
 }
 
@@ -291,39 +356,49 @@ mod tests {
         text::parse_prefix(text).unwrap()
     }
 
-    fn entries(changes: &Changes, policy: &Policy, set: &str) -> Vec<String> {
-        changes.applied_to(policy).sets[set].all().map(text::prefix).collect()
+    fn entries(policy: &Policy, set: &str) -> Vec<String> {
+        policy.sets[set].all().map(text::prefix).collect()
     }
 
     #[test]
     fn an_entry_ends_with_its_time_and_what_the_policy_says_holds_again() {
-        let (policy, mut changes, now) = (policy(), Changes::default(), Instant::now());
+        let (mut policy, mut changes, now) = (policy(), Changes::default(), Instant::now());
         let hour = Some(Duration::from_hours(1));
-        let mut change = |text, kind, time| changes.change(&policy, "abuse", prefix(text), kind, time, now);
-        change("192.0.2.1", ChangeKind::Add, hour).unwrap();
-        change("10.0.0.0/8", ChangeKind::Remove, hour).unwrap();
-        change("192.0.2.2", ChangeKind::Add, None).unwrap();
+        let mut change = |text, kind, time| {
+            let edit = changes.change(&policy, "abuse", prefix(text), kind, time, now).unwrap();
+            if let Some(edit) = &edit {
+                edit.apply(&mut policy);
+            }
+            edit.is_some()
+        };
+        assert!(change("192.0.2.1", ChangeKind::Add, hour));
+        assert!(change("10.0.0.0/8", ChangeKind::Remove, hour));
+        assert!(change("192.0.2.2", ChangeKind::Add, None));
         // Another time, counted from now on.
-        change("192.0.2.1", ChangeKind::Add, Some(Duration::from_hours(2))).unwrap();
-        assert_eq!(entries(&changes, &policy, "abuse"), ["192.0.2.1", "192.0.2.2"]);
-        assert_eq!(entries(&changes, &policy, "partners"), ["10.0.0.0/8"]);
-        changes.expire(now + Duration::from_mins(61));
-        assert_eq!(
-            entries(&changes, &policy, "abuse"),
-            ["10.0.0.0/8", "192.0.2.1", "192.0.2.2"]
-        );
-        changes.expire(now + Duration::from_mins(121));
-        assert_eq!(entries(&changes, &policy, "abuse"), ["10.0.0.0/8", "192.0.2.2"]);
+        assert!(!change("192.0.2.1", ChangeKind::Add, Some(Duration::from_hours(2))));
+        assert_eq!(entries(&policy, "abuse"), ["192.0.2.1", "192.0.2.2"]);
+        assert_eq!(entries(&policy, "partners"), ["10.0.0.0/8"]);
+        let mut expire = |minutes| {
+            let edits = changes.expire(now + Duration::from_mins(minutes));
+            for edit in &edits {
+                edit.apply(&mut policy);
+            }
+            entries(&policy, "abuse")
+        };
+        assert_eq!(expire(61), ["10.0.0.0/8", "192.0.2.1", "192.0.2.2"]);
+        assert_eq!(expire(121), ["10.0.0.0/8", "192.0.2.2"]);
     }
 
     #[test]
     fn what_is_there_is_not_added_and_what_is_not_is_not_removed() {
-        let (policy, mut changes, now) = (policy(), Changes::default(), Instant::now());
+        let (mut policy, mut changes, now) = (policy(), Changes::default(), Instant::now());
         let mut change = |set, text, kind| {
             let changed = changes.change(&policy, set, prefix(text), kind, None, now);
-            changed.map_err(|error| error.to_string())
+            let edit = changed.map_err(|error| error.to_string())?;
+            edit.unwrap().apply(&mut policy);
+            Ok(())
         };
-        let error = change("abus", "192.0.2.1", ChangeKind::Add).unwrap_err();
+        let error: String = change("abus", "192.0.2.1", ChangeKind::Add).unwrap_err();
         assert_eq!(error, "the policy in force has no set abus; there are: abuse, partners");
         let error = change("abuse", "10.0.0.0/8", ChangeKind::Add).unwrap_err();
         assert!(error.starts_with("10.0.0.0/8 is in the set abuse already"), "{error}");
@@ -355,12 +430,24 @@ mod tests {
         }
         let mut other = policy.clone();
         other.sets.remove("partners");
-        other.sets.get_mut("abuse").unwrap().prefixes.push(prefix("192.0.2.2"));
-        let kept = changes.under(&other);
+        other.sets.get_mut("abuse").unwrap().from_file.push(prefix("192.0.2.2"));
+        let mut other = sort(other);
+        let kept = changes.carried_to(&mut other);
         assert_eq!(kept.count(), 1);
-        assert_eq!(
-            entries(&kept, &other, "abuse"),
-            ["10.0.0.0/8", "192.0.2.2", "192.0.2.1"]
-        );
+        assert_eq!(entries(&other, "abuse"), ["10.0.0.0/8", "192.0.2.1", "192.0.2.2"]);
+    }
+
+    #[test]
+    fn what_was_undone_has_changed_nothing() {
+        let (before, now) = (policy(), Instant::now());
+        let mut policy = before.clone();
+        for (text, kind) in [("10.0.0.0/8", ChangeKind::Remove), ("192.0.2.1", ChangeKind::Add)] {
+            let edit = Changes::default().change(&policy, "abuse", prefix(text), kind, None, now);
+            let edit = edit.unwrap().unwrap();
+            edit.apply(&mut policy);
+            assert_ne!(policy, before);
+            edit.undone().apply(&mut policy);
+            assert_eq!(policy, before);
+        }
     }
 }

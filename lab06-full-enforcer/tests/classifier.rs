@@ -18,12 +18,15 @@ use std::{
     io::Write as _,
     net::Ipv4Addr,
     panic,
+    time::Instant,
 };
 
 use enforcer_policy::{Identity, Policy, model};
 use lab06_full_enforcer::{
-    compile::{Capacities, Compiled, compile},
-    names::ImaginedSocket,
+    api::ChangeKind,
+    compile::{Capacities, Compiled, Divisions, compile, compile_again},
+    names::{ImaginedSocket, Names},
+    sets::{self, Changes},
 };
 use lab06_full_enforcer_common::{
     classify::{Classifier, counting_matches, steps},
@@ -279,6 +282,55 @@ fn compare_sources(policy: &Policy, compiled: &Compiled, numbers: impl Iterator<
         let decided = by_tables(compiled, &mut inspection, &frame, TC);
         assert_eq!(decided, by_reference(policy, &frame, TC), "{}", source(number));
     }
+}
+
+/// N2: whatever single entries are added and removed, in whatever order, the tables are those of the policy with them.
+#[test]
+fn sets_that_change_entry_by_entry_are_compiled_as_if_they_were_new() {
+    let (mut added, mut removed) = (0, 0);
+    for seed in 0..60 {
+        let mut dice = Dice::new(seed);
+        let mut policy = reference::policy(&mut dice);
+        reference::ask_for_sockets(&mut policy, &mut dice, true);
+        let mut policy = sets::sort(policy);
+        let mut naive: BTreeMap<String, BTreeSet<model::Prefix>> = BTreeMap::new();
+        for (name, set) in &policy.sets {
+            naive.insert(name.clone(), set.all().copied().collect());
+        }
+        let (mut changes, mut divisions) = (Changes::default(), Divisions::default());
+        // Lists become long and short again on the way: see `LONG` of the compiler.
+        for step in 0..40 {
+            let name = dice.one_of(&["near", "far"]);
+            let entries = naive.get_mut(name).unwrap();
+            let some = entries.iter().nth(dice.below(entries.len().max(1))).copied();
+            let is_growing = step < 25;
+            let (kind, prefix) = match some {
+                Some(prefix) if dice.percent(if is_growing { 20 } else { 80 }) => (ChangeKind::Remove, prefix),
+                _ => (ChangeKind::Add, reference::prefix(&mut dice)),
+            };
+            let changed = changes.change(&policy, name, prefix, kind, None, Instant::now());
+            match kind {
+                ChangeKind::Add => assert_eq!(changed.is_ok(), entries.insert(prefix)),
+                ChangeKind::Remove => assert_eq!(changed.is_ok(), entries.remove(&prefix)),
+            }
+            let Ok(edit) = changed else { continue };
+            edit.unwrap().apply(&mut policy);
+            match kind {
+                ChangeKind::Add => added += 1,
+                ChangeKind::Remove => removed += 1,
+            }
+            assert!(policy.sets[name].all().eq(&naive[name]));
+            let again = compile_again(&policy, Names::imagined(&policy), &mut divisions).unwrap();
+            assert_eq!(again, compile(&policy).unwrap(), "seed {seed}, step {step}");
+            let mut inspection = Inspection::EMPTY;
+            for _ in 0..5 {
+                let frame = reference::frame(&mut dice);
+                let decided = by_tables(&again, &mut inspection, &frame, TC);
+                assert_eq!(decided, by_reference(&policy, &frame, TC), "{frame:02x?}\n{policy:#?}");
+            }
+        }
+    }
+    assert!(added > 600 && removed > 400, "{added} added, {removed} removed");
 }
 
 /// N2, N4: each shape, in both directions.

@@ -1,34 +1,32 @@
 //! A rule as boxes: an interval in each field, and lists that the packet has to be on.
 
-use std::{collections::HashMap, rc::Rc};
+use std::sync::Arc;
 
 use enforcer_policy::model::{self, Policy};
+use foldhash::{HashMap, HashMapExt as _};
 use lab06_full_enforcer_common::{
     key::ICMP_BASE,
     table::{FIELDS, Field, MAX_LISTS},
 };
 
 use super::{
-    interval::{Interval, joined},
+    interval::{Interval, List},
     metadata::Combinations,
 };
 
 /// What a rule wants of a packet: one of its boxes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Box {
-    /// By [`Field`]; `None` where every value will do.
-    pub intervals: [Option<Interval>; FIELDS],
+    /// By [`Field`], the number of its interval in [`Boxes::intervals`]; [`ALL_VALUES`] where every value will do.
+    pub intervals: [u32; FIELDS],
+    /// The number of the rule in the order of matching.
+    pub rule: u32,
     /// The lists that the packet has to be on besides.
     pub member_of: u64,
 }
 
-impl Box {
-    /// That holds every packet.
-    pub const EVERYTHING: Self = Self {
-        intervals: [None; FIELDS],
-        member_of: 0,
-    };
-}
+/// In [`Box::intervals`].
+pub const ALL_VALUES: u32 = u32::MAX;
 
 /// A list with so many intervals or more is not taken apart, but has its membership looked up.
 const LONG: usize = 17;
@@ -39,14 +37,30 @@ const FEW_BOXES: usize = 64;
 /// How many boxes a rule may become if there are none.
 const MOST_BOXES: usize = 65_536;
 
-/// The values that a rule is content with in a field; `None` for all.
-type Wanted = Option<Rc<[Interval]>>;
+/// The values that a rule is content with in a field.
+enum Wanted {
+    All,
+    One(Interval),
+    Of(Arc<List>),
+}
+
+impl Wanted {
+    /// How many boxes come of it.
+    fn count(&self) -> usize {
+        match self {
+            Self::All | Self::One(_) => 1,
+            Self::Of(list) => list.len(),
+        }
+    }
+}
 
 /// The long lists of a policy.
 #[derive(Default)]
 pub struct Lists {
-    /// Their numbers, by field and content.
-    numbers: HashMap<(Field, Rc<[Interval]>), u32>,
+    /// By their bits.
+    all: Vec<(Field, Arc<List>)>,
+    /// Their bits.
+    bits: HashMap<(Field, Arc<List>), u32>,
 }
 
 /// There are too many long lists.
@@ -55,32 +69,62 @@ pub struct TooManyLists;
 
 impl Lists {
     /// The bit of a list.
-    fn bit(&mut self, field: Field, list: &Rc<[Interval]>) -> Result<u64, TooManyLists> {
-        let next = self.numbers.len() as u32;
-        let number = *self.numbers.entry((field, Rc::clone(list))).or_insert(next);
-        if number as usize >= MAX_LISTS {
-            self.numbers.remove(&(field, Rc::clone(list)));
+    fn bit(&mut self, field: Field, list: &Arc<List>) -> Result<u64, TooManyLists> {
+        let key = (field, Arc::clone(list));
+        if let Some(bit) = self.bits.get(&key) {
+            return Ok(1 << bit);
+        }
+        let bit = self.all.len() as u32;
+        if bit as usize == MAX_LISTS {
             return Err(TooManyLists);
         }
-        Ok(1 << number)
+        self.all.push(key.clone());
+        self.bits.insert(key, bit);
+        Ok(1 << bit)
     }
 
-    /// The intervals of the lists of a field, each list with its bit.
-    pub fn of(&self, field: Field) -> impl Iterator<Item = (u64, &[Interval])> {
-        let of_field = self.numbers.iter().filter(move |((of, _), _)| *of == field);
-        of_field.map(|((_, list), number)| (1 << number, &**list))
+    /// The lists of a field, each with its bit.
+    pub fn of(&self, field: Field) -> impl Iterator<Item = (u32, &List)> {
+        let of_field = (0..).zip(&self.all).filter(move |(_, (of, _))| *of == field);
+        of_field.map(|(bit, (_, list))| (bit, &**list))
     }
 }
 
-/// Takes rules apart.
+/// The intervals of a field that boxes have, each once.
+#[derive(Clone, Debug, Default)]
+pub struct Intervals {
+    /// By their numbers.
+    all: Vec<Interval>,
+    numbers: HashMap<Interval, u32>,
+}
+
+impl Intervals {
+    fn number(&mut self, interval: Interval) -> u32 {
+        *self.numbers.entry(interval).or_insert_with(|| {
+            self.all.push(interval);
+            self.all.len() as u32 - 1
+        })
+    }
+
+    /// By their numbers.
+    pub fn all(&self) -> &[Interval] {
+        &self.all
+    }
+}
+
+/// Rules, taken apart.
 pub struct Boxes<'a> {
     policy: &'a Policy,
+    /// Their boxes, those of a rule beside each other.
+    pub all: Vec<Box>,
+    /// By [`Field`], the intervals that they have.
+    pub intervals: [Intervals; FIELDS],
     /// The long lists that were met.
     pub lists: Lists,
     /// What rules ask for beside headers.
     pub combinations: Combinations<'a>,
     /// The intervals of lists of addresses, since many rules have the same.
-    addresses: HashMap<&'a [model::Address], Rc<[Interval]>>,
+    addresses: HashMap<&'a [model::Address], Arc<List>>,
 }
 
 impl<'a> Boxes<'a> {
@@ -88,91 +132,113 @@ impl<'a> Boxes<'a> {
     pub fn new(policy: &'a Policy, combinations: Combinations<'a>) -> Self {
         Self {
             policy,
+            all: Vec::with_capacity(policy.rules.len()),
+            intervals: Default::default(),
             lists: Lists::default(),
             combinations,
             addresses: HashMap::new(),
         }
     }
 
-    /// The boxes of a rule, which have nothing in common.
-    pub fn of(&mut self, rule: &'a model::Rule) -> Result<Vec<Box>, TooManyLists> {
+    /// Adds the boxes of a rule, which have nothing in common. `number` is its number in the order of matching.
+    pub fn add(&mut self, number: u32, rule: &'a model::Rule) -> Result<(), TooManyLists> {
         let mut wanted: [Wanted; FIELDS] = [
             self.addresses(&rule.source),
             self.addresses(&rule.destination),
             ports_or_icmp(&rule.source_ports, &rule.icmp_type),
             ports_or_icmp(&rule.destination_ports, &rule.icmp_code),
-            rule.protocol
-                .map(|protocol| Rc::from([Interval::of_numbers(protocol.0, protocol.0)])),
-            self.combinations.wanted(rule),
+            match rule.protocol {
+                None => Wanted::All,
+                Some(protocol) => Wanted::One(Interval::of_numbers(protocol.0, protocol.0)),
+            },
+            self.combinations.wanted(rule).map_or(Wanted::All, Wanted::Of),
         ];
         let member_of = self.put_long_ones_aside(&mut wanted)?;
-        let mut boxes = vec![Box {
+        let first = self.all.len();
+        self.all.push(Box {
+            intervals: [ALL_VALUES; FIELDS],
+            rule: number,
             member_of,
-            ..Box::EVERYTHING
-        }];
+        });
         for (place, wanted) in wanted.iter().enumerate() {
-            let Some(intervals) = wanted else { continue };
-            boxes = intervals
-                .iter()
-                .flat_map(|interval| {
-                    boxes.iter().map(move |already| {
-                        let mut more = *already;
-                        more.intervals[place] = Some(*interval);
-                        more
-                    })
-                })
-                .collect();
+            match wanted {
+                Wanted::All => {}
+                Wanted::One(interval) => self.narrow(first, place, [*interval].into_iter()),
+                Wanted::Of(list) => self.narrow(first, place, list.iter()),
+            }
         }
-        Ok(boxes)
+        Ok(())
+    }
+
+    /// Replaces the boxes from `first` on by those that hold the same and have one of these intervals in a field.
+    fn narrow(&mut self, first: usize, field: usize, intervals: impl Iterator<Item = Interval>) {
+        let open = self.all.len() - first;
+        let mut added = first;
+        for interval in intervals {
+            let number = self.intervals[field].number(interval);
+            if added > first {
+                self.all.extend_from_within(first..first + open);
+            }
+            for one in &mut self.all[added..] {
+                one.intervals[field] = number;
+            }
+            added += open;
+        }
+        self.all.truncate(added);
     }
 
     /// Replaces lists by the bits of their memberships, until few boxes are left.
     fn put_long_ones_aside(&mut self, wanted: &mut [Wanted; FIELDS]) -> Result<u64, TooManyLists> {
         let mut member_of = 0;
         loop {
-            let lengths = wanted
-                .each_ref()
-                .map(|wanted| wanted.as_ref().map_or(1, |list| list.len()));
-            let boxes: usize = lengths.iter().product();
+            let counts = wanted.each_ref().map(Wanted::count);
+            let boxes: usize = counts.iter().product();
             let longest = Field::ALL
                 .into_iter()
-                .max_by_key(|field| lengths[*field as usize])
+                .max_by_key(|field| counts[*field as usize])
                 .expect("there are fields");
-            let length = lengths[longest as usize];
-            if length < LONG && boxes <= FEW_BOXES {
+            if counts[longest as usize] < LONG && boxes <= FEW_BOXES {
                 return Ok(member_of);
             }
-            let list = wanted[longest as usize].as_ref().expect("it has a length above one");
+            let Wanted::Of(list) = &wanted[longest as usize] else {
+                unreachable!("what is content with one interval, or with all values, counts as one");
+            };
             match self.lists.bit(longest, list) {
                 Ok(bit) => member_of |= bit,
                 Err(TooManyLists) if boxes <= MOST_BOXES => return Ok(member_of),
                 Err(TooManyLists) => return Err(TooManyLists),
             }
-            wanted[longest as usize] = None;
+            wanted[longest as usize] = Wanted::All;
         }
     }
 
     fn addresses(&mut self, list: &'a [model::Address]) -> Wanted {
-        if list.is_empty() {
-            return None;
+        match list {
+            [] => Wanted::All,
+            [model::Address::Prefix(prefix)] => Wanted::One(Interval::of_prefix(prefix)),
+            list => {
+                let intervals = self.addresses.entry(list).or_insert_with(|| {
+                    let prefixes = list.iter().flat_map(|address| self.policy.prefixes(address));
+                    Arc::new(prefixes.map(Interval::of_prefix).collect())
+                });
+                Wanted::Of(Arc::clone(intervals))
+            }
         }
-        let intervals = self.addresses.entry(list).or_insert_with(|| {
-            let prefixes = list.iter().flat_map(|address| self.policy.prefixes(address));
-            joined(prefixes.map(Interval::of_prefix).collect()).into()
-        });
-        Some(Rc::clone(intervals))
     }
 }
 
 /// What a rule wants of a field that ports share with ICMP. What has the one never has the other.
 fn ports_or_icmp(ports: &[model::Range<u16>], icmp: &[model::Range<u8>]) -> Wanted {
-    if !ports.is_empty() && !icmp.is_empty() {
-        return Some(Rc::from([]));
-    }
-    let icmp = icmp.iter().map(|range| {
+    let of_icmp = |range: &model::Range<u8>| {
         let value = |byte: u8| ICMP_BASE + u32::from(byte);
         Interval::of_numbers(value(range.first), value(range.last))
-    });
-    let all: Vec<Interval> = ports.iter().copied().map(Interval::of_ports).chain(icmp).collect();
-    (!all.is_empty()).then(|| joined(all).into())
+    };
+    match (ports, icmp) {
+        ([], []) => Wanted::All,
+        ([port], []) => Wanted::One(Interval::of_ports(*port)),
+        ([], [icmp]) => Wanted::One(of_icmp(icmp)),
+        (ports, []) => Wanted::Of(Arc::new(ports.iter().copied().map(Interval::of_ports).collect())),
+        ([], icmp) => Wanted::Of(Arc::new(icmp.iter().map(of_icmp).collect())),
+        _ => Wanted::Of(Arc::default()),
+    }
 }

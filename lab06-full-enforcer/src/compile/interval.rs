@@ -1,33 +1,50 @@
 //! Intervals of what can stand in a field.
 
+use std::{
+    hash::{Hash, Hasher},
+    net::IpAddr,
+};
+
 use enforcer_policy::model::{Prefix, Range};
 
-/// A value of a field; of addresses, those of IPv4 come first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Point {
-    /// 4 or 6 for an address; else 0.
-    pub family: u8,
-    /// The value, or the address in host order.
-    pub value: u128,
+/// What can stand in a field: an address of IPv4 or another number, or an address of IPv6; addresses in host order.
+pub trait Value: Copy + Ord {
+    /// The lowest one.
+    const LOWEST: Self;
+
+    /// The one behind it, if there is one.
+    fn next(self) -> Option<Self>;
 }
 
-/// All values from the first to the last.
+impl Value for u32 {
+    const LOWEST: Self = 0;
+
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+}
+
+impl Value for u128 {
+    const LOWEST: Self = 0;
+
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+}
+
+/// All values from the first to the last, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Interval {
-    /// The lowest.
-    pub first: Point,
-    /// The highest, of the same family.
-    pub last: Point,
+pub enum Interval {
+    /// Of addresses of IPv4, or of other numbers.
+    Short([u32; 2]),
+    /// Of addresses of IPv6.
+    Long([u128; 2]),
 }
 
 impl Interval {
     /// Of numbers.
-    pub fn of_numbers(first: impl Into<u128>, last: impl Into<u128>) -> Self {
-        let point = |value| Point { family: 0, value };
-        Self {
-            first: point(first.into()),
-            last: point(last.into()),
-        }
+    pub fn of_numbers(first: impl Into<u32>, last: impl Into<u32>) -> Self {
+        Self::Short([first.into(), last.into()])
     }
 
     /// Of ports.
@@ -37,35 +54,108 @@ impl Interval {
 
     /// Of the addresses of a prefix.
     pub fn of_prefix(prefix: &Prefix) -> Self {
-        let (family, first, bits) = match prefix.address() {
-            std::net::IpAddr::V4(address) => (4, u128::from(address.to_bits()), 32),
-            std::net::IpAddr::V6(address) => (6, address.to_bits(), 128),
-        };
-        let host_bits = bits - u32::from(prefix.len());
-        let host_mask = u128::MAX.checked_shr(128 - host_bits).unwrap_or(0);
-        let point = |value| Point { family, value };
-        Self {
-            first: point(first),
-            last: point(first | host_mask),
+        match prefix.address() {
+            IpAddr::V4(address) => {
+                let host_mask = u32::MAX.checked_shr(prefix.len().into()).unwrap_or(0);
+                Self::Short([address.to_bits(), address.to_bits() | host_mask])
+            }
+            IpAddr::V6(address) => {
+                let host_mask = u128::MAX.checked_shr(prefix.len().into()).unwrap_or(0);
+                Self::Long([address.to_bits(), address.to_bits() | host_mask])
+            }
         }
+    }
+
+    /// Whether a number is in it.
+    pub fn holds(&self, number: u32) -> bool {
+        matches!(self, Self::Short([first, last]) if (*first..=*last).contains(&number))
     }
 }
 
-/// The same values in ascending intervals that neither overlap nor touch.
-pub fn joined(mut intervals: Vec<Interval>) -> Vec<Interval> {
-    // Stable, which takes what is in order already as it is: a long list with an entry added at its end nearly is.
+/// Ascending intervals that neither overlap nor touch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct List {
+    /// Those of IPv4 addresses, or of other numbers: the first and the last value of each.
+    pub short: Vec<[u32; 2]>,
+    /// Those of IPv6 addresses.
+    pub long: Vec<[u128; 2]>,
+}
+
+impl List {
+    /// How many intervals it has.
+    pub fn len(&self) -> usize {
+        self.short.len() + self.long.len()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = Interval> + Clone {
+        let short = self.short.iter().copied().map(Interval::Short);
+        short.chain(self.long.iter().copied().map(Interval::Long))
+    }
+}
+
+/// By length and ends only: there may be a million, and few lists are alike in these.
+impl Hash for List {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.short.len(), self.short.first(), self.short.last()).hash(state);
+        (self.long.len(), self.long.first(), self.long.last()).hash(state);
+    }
+}
+
+impl FromIterator<Interval> for List {
+    fn from_iter<I: IntoIterator<Item = Interval>>(intervals: I) -> Self {
+        let intervals = intervals.into_iter();
+        let mut list = Self::default();
+        list.short.reserve(intervals.size_hint().0);
+        for interval in intervals {
+            match interval {
+                Interval::Short(short) => list.short.push(short),
+                Interval::Long(long) => list.long.push(long),
+            }
+        }
+        join(&mut list.short);
+        join(&mut list.long);
+        list
+    }
+}
+
+/// Leaves ascending intervals with the same values, which neither overlap nor touch.
+fn join<T: Value>(intervals: &mut Vec<[T; 2]>) {
+    // Stable, which takes what is in order already as it is: sets are.
     intervals.sort();
-    let mut result: Vec<Interval> = Vec::with_capacity(intervals.len());
-    for interval in intervals {
-        match result.last_mut() {
-            Some(previous) if touches(previous, &interval) => previous.last = previous.last.max(interval.last),
-            _ => result.push(interval),
+    intervals.dedup_by(|next, previous| {
+        let touches = previous[1].next().is_none_or(|behind| next[0] <= behind);
+        if touches {
+            previous[1] = previous[1].max(next[1]);
         }
-    }
-    result
+        touches
+    });
 }
 
-/// Whether there is nothing between one and another that begins no earlier.
-fn touches(previous: &Interval, next: &Interval) -> bool {
-    previous.last.family == next.first.family && next.first.value <= previous.last.value.saturating_add(1)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_overlaps_or_touches_becomes_one_up_to_the_highest_value() {
+        let list: List = [
+            [30, 40],
+            [u32::MAX - 1, u32::MAX],
+            [1, 9],
+            [10, 20],
+            [35, 36],
+            [22, 22],
+            [50, u32::MAX],
+        ]
+        .into_iter()
+        .map(Interval::Short)
+        .chain([
+            Interval::Long([0, 7]),
+            Interval::Long([5, u128::MAX]),
+            Interval::Long([9, 9]),
+        ])
+        .collect();
+        assert_eq!(list.short, [[1, 20], [22, 22], [30, 40], [50, u32::MAX]]);
+        assert_eq!(list.long, [[0, u128::MAX]]);
+    }
 }

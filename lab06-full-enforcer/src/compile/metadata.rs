@@ -7,7 +7,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap},
-    rc::Rc,
+    sync::Arc,
 };
 
 use enforcer_policy::model::{self, Mac, Policy, Range};
@@ -18,7 +18,7 @@ use lab06_full_enforcer_common::{
 
 use super::{
     CannotEnforce,
-    interval::{Interval, joined},
+    interval::{Interval, List},
 };
 use crate::names::{Names, parts};
 
@@ -42,7 +42,7 @@ pub struct Combinations<'a> {
     /// The dimensions, the one with the largest stride first.
     by_stride: [usize; DIMENSIONS],
     /// What rules want, since many want the same.
-    wanted: HashMap<Asked<'a>, Rc<[Interval]>>,
+    wanted: HashMap<Asked<'a>, Arc<List>>,
 }
 
 /// What a rule asks for.
@@ -141,20 +141,20 @@ impl<'a> Combinations<'a> {
     }
 
     /// The combinations that a rule is content with; `None` for all.
-    pub fn wanted(&mut self, rule: &'a model::Rule) -> Option<Rc<[Interval]>> {
+    pub fn wanted(&mut self, rule: &'a model::Rule) -> Option<Arc<List>> {
         let asked: Asked<'a> = (&rule.interface, &rule.mac, &rule.cgroup, &rule.uid);
         if asked == (&[], &[], &[], &[]) {
             return None;
         }
         if let Some(known) = self.wanted.get(&asked) {
-            return Some(Rc::clone(known));
+            return Some(Arc::clone(known));
         }
         let numbers = self.numbers(asked);
         let mut intervals = Vec::new();
         self.combine(&self.by_stride, &numbers, 0, &mut intervals);
-        let intervals: Rc<[Interval]> = joined(intervals).into();
-        self.wanted.insert(asked, Rc::clone(&intervals));
-        Some(intervals)
+        let list: Arc<List> = Arc::new(intervals.into_iter().collect());
+        self.wanted.insert(asked, Arc::clone(&list));
+        Some(list)
     }
 
     /// By dimension.

@@ -5,20 +5,23 @@
 //! - `metadata` numbers what is known of packets beside their headers,
 //! - `field` divides the values of a field into classes,
 //! - `partition` divides boxes into partitions that can be searched by halving,
+//! - `divisions` remembers how that was done,
 //! - here it is put together.
 
 mod boxes;
+mod divisions;
 mod field;
 mod interval;
 mod metadata;
 mod partition;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use enforcer_policy::{
     Refusal, decide,
     model::{self, Policy},
 };
+use foldhash::{HashMap, HashMapExt as _};
 use lab02_xdp_firewall_common::{
     bucket::Limit,
     prefix_set::{
@@ -33,17 +36,18 @@ use lab06_full_enforcer_common::{
     key::{Essential, ICMP_BASE, PORT_VALUES},
     limit::{Per, RateLimit, Unit},
     table::{
-        Action, Class, Config, Direct, FIELDS, Field, Group, Kind, Lookup, MAX_PARTITIONS, MAX_RULES, Metadata,
-        NO_GROUPS, Partition, Partitions, Record, Rule, RuleMode, Sought, Tables, has,
+        Action, Class, Config, Direct, FIELDS, Field, Group, Kind, Lookup, MAX_LISTS, MAX_PARTITIONS, MAX_RULES,
+        Metadata, NO_GROUPS, Partition, Partitions, Record, Rule, RuleMode, Sought, Tables, has,
     },
 };
 use serde::Serialize;
 use thiserror::Error;
 
+pub use self::divisions::Divisions;
 use self::{
-    boxes::{Box, Boxes, Lists},
-    field::{Classes, EVERY_RANK},
-    metadata::{Begins, Combinations},
+    boxes::{ALL_VALUES, Box, Boxes},
+    field::{Begins, Classes, EVERY_RANK},
+    metadata::Combinations,
     partition::{Ranked, Sorted, divide},
 };
 use crate::names::Names;
@@ -75,7 +79,7 @@ impl CannotEnforce {
 }
 
 /// A policy as tables, which begin at the arrays' beginning.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
     /// All but the arrays' content.
     pub config: Config,
@@ -288,6 +292,11 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CannotEnforce> {
 /// Compiles `policy`, whose names and values were checked when it was read, for a host that has these interfaces and
 /// cgroups. A rule that names others only matches nothing.
 pub fn compile_for(policy: &Policy, places: Names) -> Result<Compiled, CannotEnforce> {
+    compile_again(policy, places, &mut Divisions::default())
+}
+
+/// The same, faster where only sets have changed since `divisions` was last used, or what interfaces and cgroups are.
+pub fn compile_again(policy: &Policy, places: Names, divisions: &mut Divisions) -> Result<Compiled, CannotEnforce> {
     let causes: Vec<Refusal> = (0..).zip(&policy.rules).flat_map(not_enforced).collect();
     if !causes.is_empty() {
         return Err(CannotEnforce { causes });
@@ -302,7 +311,7 @@ pub fn compile_for(policy: &Policy, places: Names) -> Result<Compiled, CannotEnf
             "put what several have in common into lists or sets",
         ));
     }
-    Compiler::new(policy, places)?.compile()
+    Compiler::new(policy, places)?.compile(divisions)
 }
 
 /// The keys of a rule that would have to be ignored, and are not: a cause each.
@@ -333,11 +342,10 @@ struct Compiler<'a> {
     policy: &'a Policy,
     /// In the order of matching.
     rules: Vec<&'a model::Rule>,
-    /// The boxes of the rule of each number.
-    boxes: Vec<(u32, Box)>,
+    alike: Alike<'a>,
+    boxes: Boxes<'a>,
     /// By [`Field`].
     fields: [Classes; FIELDS],
-    combinations: Combinations<'a>,
     places: Names,
     content: Content,
     class_numbers: Vec<u32>,
@@ -361,27 +369,16 @@ const SMALL: usize = 16;
 impl<'a> Compiler<'a> {
     fn new(policy: &'a Policy, places: Names) -> Result<Self, CannotEnforce> {
         let rules: Vec<&model::Rule> = policy.order().into_iter().map(|index| &policy.rules[index]).collect();
-        let mut taken_apart = Boxes::new(policy, Combinations::of(policy)?);
-        let mut boxes = Vec::with_capacity(rules.len());
-        for (rule, number) in rules.iter().zip(0..) {
-            let of_rule = taken_apart.of(rule).map_err(|_| {
-                CannotEnforce::because(
-                    format!(
-                        "the policy has more than {} different long lists in its rules",
-                        lab06_full_enforcer_common::table::MAX_LISTS
-                    ),
-                    "write fewer or shorter ones, or the same ones again",
-                )
-            })?;
-            boxes.extend(of_rule.into_iter().map(|one| (number, one)));
+        let mut boxes = Boxes::new(policy, Combinations::of(policy)?);
+        for (number, rule) in (0..).zip(&rules) {
+            boxes.add(number, rule).map_err(|_| too_many_lists())?;
         }
-        let fields = Field::ALL.map(|field| classes(field, &boxes, &taken_apart.lists));
         Ok(Self {
             policy,
+            alike: Alike::of(&rules),
             rules,
+            fields: Field::ALL.map(|field| classes(field, &boxes)),
             boxes,
-            fields,
-            combinations: taken_apart.combinations,
             places,
             content: Content::default(),
             class_numbers: Vec::new(),
@@ -392,19 +389,21 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn compile(mut self) -> Result<Compiled, CannotEnforce> {
+    fn compile(mut self, divisions: &mut Divisions) -> Result<Compiled, CannotEnforce> {
         // ANCHOR: compile
         let ranked = self.ranked();
+        divisions.begin(&self.boxes);
         let mut worst = WorstCase::default();
         let mut views = [[[[0; 2]; Sought::COUNT]; Kind::COUNT]; 2];
         for (direction, views) in [model::Direction::Ingress, model::Direction::Egress]
             .into_iter()
             .zip(&mut views)
         {
-            let sorted = self.divide(direction, &ranked, views)?;
-            let costs = self.add_partitions(direction, &sorted);
+            let sorted = self.divide(direction, &ranked, divisions, views)?;
+            let costs = self.add_partitions(direction, &ranked, &sorted);
             worst = worst.or(self.worst_case(direction, views, &costs));
         }
+        divisions.end();
         worst.is_bearable()?;
         // ANCHOR_END: compile
         let allows = |verdict| verdict == model::DefaultVerdict::Allow;
@@ -416,13 +415,13 @@ impl<'a> Compiler<'a> {
             [Field::Source, Field::Destination, Field::First, Field::Second].map(|field| self.add_classes(field));
         let (rules, limits) = self.rules_and_limits()?;
         let config = Config {
-            source_v4: self.lookup_v4(source, class_of[source], 4),
-            destination_v4: self.lookup_v4(destination, class_of[destination], 4),
+            source_v4: self.lookup_v4(source, class_of[source]),
+            destination_v4: self.lookup_v4(destination, class_of[destination]),
             long: [
                 self.lookup_v6(source, class_of[source]),
                 self.lookup_v6(destination, class_of[destination]),
-                self.lookup_number_v6(&self.combinations.of_macs(), 0),
-                self.lookup_number_v6(&self.combinations.of_cgroups(&self.places), 0),
+                self.lookup_number_v6(&self.boxes.combinations.of_macs()),
+                self.lookup_number_v6(&self.boxes.combinations.of_cgroups(&self.places)),
             ],
             first: self.direct(first, class_of[first]),
             second: self.direct(second, class_of[second]),
@@ -481,23 +480,44 @@ impl<'a> Compiler<'a> {
         Ok((rules, limits))
     }
 
-    fn ranked(&self) -> Vec<Ranked> {
-        let rank = |(rule, one): &(u32, Box)| Ranked {
-            ranks: Field::ALL.map(|field| self.fields[field as usize].ranks_of(one.intervals[field as usize])),
-            member_of: one.member_of,
-            rule: *rule,
+    /// The boxes in terms of ranks.
+    fn ranked(&self) -> Ranked {
+        let mut ranked = Ranked {
+            rules: self.boxes.all.iter().map(|one| one.rule).collect(),
+            ..Ranked::default()
         };
-        self.boxes.iter().map(rank).collect()
+        for (field, classes) in self.fields.iter().enumerate() {
+            let intervals = self.boxes.intervals[field].all();
+            let ranks: Vec<[u32; 2]> = intervals.iter().map(|interval| classes.ranks_of(*interval)).collect();
+            let mut numbers: Vec<u32> = (0..ranks.len() as u32).collect();
+            numbers.sort_unstable_by_key(|number| {
+                let [lowest, highest] = ranks[*number as usize];
+                (highest, lowest)
+            });
+            let mut places = vec![0; ranks.len()];
+            for (place, number) in (0..).zip(&numbers) {
+                places[*number as usize] = place;
+            }
+            let place = |one: &Box| match one.intervals[field] {
+                ALL_VALUES => ranks.len() as u32,
+                number => places[number as usize],
+            };
+            ranked.places[field] = self.boxes.all.iter().map(place).collect();
+            let in_order = numbers.iter().map(|number| ranks[*number as usize]);
+            ranked.intervals[field] = in_order.chain([EVERY_RANK]).collect();
+        }
+        ranked
     }
 
     /// The partitions of one direction, view behind view, each of which is told its own.
     fn divide(
         &self,
         direction: model::Direction,
-        ranked: &[Ranked],
+        ranked: &Ranked,
+        divisions: &mut Divisions,
         views: &mut [[Partitions; Sought::COUNT]; Kind::COUNT],
-    ) -> Result<Vec<Sorted>, CannotEnforce> {
-        let mut all: Vec<Sorted> = Vec::new();
+    ) -> Result<Vec<Arc<Sorted>>, CannotEnforce> {
+        let mut all: Vec<Arc<Sorted>> = Vec::new();
         for kind in 0..Kind::COUNT {
             for sought in Sought::ALL {
                 // New ones and invalid ones are asked about together, since most rules are content with both.
@@ -506,13 +526,23 @@ impl<'a> Compiler<'a> {
                 }
                 let mut of_kind = Vec::new();
                 for with in self.states_together(kind) {
-                    let boxes = self.in_view(direction, kind, sought, with, ranked);
-                    let room = MAX_PARTITIONS - all.len() - of_kind.len();
-                    let sorted = divide(boxes, room).ok_or_else(too_entangled)?;
+                    let boxes = self.in_view(direction, kind, sought, with);
+                    let hides = sought != Sought::Counting;
+                    let sorted = divisions.find(boxes, hides, |boxes| {
+                        let boxes = if hides {
+                            self.without_hidden(boxes)
+                        } else {
+                            boxes.to_vec()
+                        };
+                        divide(ranked, boxes, MAX_PARTITIONS).ok_or_else(too_entangled)
+                    })?;
                     of_kind.extend(sorted.into_iter().map(|sorted| (sorted, with)));
                 }
+                if all.len() + of_kind.len() > MAX_PARTITIONS {
+                    return Err(too_entangled());
+                }
                 // The search goes from the best rule to the worst.
-                of_kind.sort_by_key(|(sorted, _)| sorted.best());
+                of_kind.sort_by_key(|(sorted, _)| sorted.best);
                 for (sorted, with) in of_kind {
                     let number = all.len();
                     for (state, kind) in [(model::State::Invalid, Kind::Invalid as usize), (state(kind), kind)] {
@@ -530,7 +560,7 @@ impl<'a> Compiler<'a> {
     /// The states whose rules share partitions: each with the others for which a rule is to be content with as well.
     fn states_together(&self, kind: usize) -> &'static [&'static [model::State]] {
         use model::State::{Established, Invalid, New, Related};
-        let names_a_state = self.rules.iter().any(|rule| !rule.state.is_empty());
+        let names_a_state = self.alike.examples.iter().any(|rule| !rule.state.is_empty());
         match state(kind) {
             New if kind != Kind::Ordinary as usize => &[&[New]],
             New if names_a_state => &[&[New, Invalid], &[New], &[Invalid]],
@@ -543,14 +573,7 @@ impl<'a> Compiler<'a> {
 
     /// The boxes that come into question for packets of a kind, of the rules that are content with these states and, of
     /// those that are told apart, with no other.
-    fn in_view(
-        &self,
-        direction: model::Direction,
-        kind: usize,
-        sought: Sought,
-        with: &[model::State],
-        ranked: &[Ranked],
-    ) -> Vec<Ranked> {
+    fn in_view(&self, direction: model::Direction, kind: usize, sought: Sought, with: &[model::State]) -> Vec<u32> {
         use model::State::{Established, Invalid, New};
         let not_ip = [
             (Kind::NotIp, decide::Reason::NotIp),
@@ -599,34 +622,92 @@ impl<'a> Compiler<'a> {
             Sought::Deciding | Sought::Counting => is_in_view(rule),
             Sought::AtSocket => blocks_at_socket(rule),
         };
-        let is_in_view: Vec<bool> = self.rules.iter().map(|rule| is_in_view(rule)).collect();
-        let boxes = ranked.iter().zip(&self.boxes);
-        let boxes = boxes.filter(|(ranked, (_, one))| {
-            is_in_view[ranked.rule as usize] && essential.is_none_or(|essential| may_hold(one, *essential, direction))
+        // What is asked of rules here is what [`Alike`] tells them apart by.
+        let is_in_view: Vec<bool> = self.alike.examples.iter().map(|rule| is_in_view(rule)).collect();
+        if !is_in_view.contains(&true) {
+            return Vec::new();
+        }
+        let boxes = (0..).zip(&self.boxes.all);
+        let boxes = boxes.filter(|(_, one)| {
+            is_in_view[self.alike.of_rule[one.rule as usize] as usize]
+                && essential.is_none_or(|essential| self.may_hold(one, *essential, direction))
         });
-        let boxes = boxes.map(|(ranked, _)| *ranked);
-        match sought {
-            Sought::Deciding | Sought::AtSocket => without_hidden(boxes),
-            Sought::Counting => boxes.collect(),
+        boxes.map(|(number, _)| number).collect()
+    }
+
+    /// Whether a box has room for packets of an essential, by protocol and by ports or the type of ICMP; that keeps the rules
+    /// small that are asked about it.
+    fn may_hold(&self, one: &Box, essential: Essential, direction: model::Direction) -> bool {
+        let holds = |field: Field, value: u32| match one.intervals[field as usize] {
+            ALL_VALUES => true,
+            number => self.boxes.intervals[field as usize].all()[number as usize].holds(value),
+        };
+        let is_icmp_v6 = holds(Field::Protocol, u32::from(model::Protocol::ICMPV6.0));
+        let holds_type = |icmp_type: u32| is_icmp_v6 && holds(Field::First, ICMP_BASE + icmp_type);
+        match essential {
+            Essential::Loopback => true,
+            Essential::NeighbourDiscovery => (133..=137).any(holds_type),
+            Essential::MulticastListener => [130, 131, 132, 143].into_iter().any(holds_type),
+            Essential::IcmpError => {
+                let is_icmp = holds(Field::Protocol, u32::from(model::Protocol::ICMP.0));
+                is_icmp_v6 || is_icmp
+            }
+            Essential::DhcpClient => {
+                let is_udp = holds(Field::Protocol, u32::from(model::Protocol::UDP.0));
+                let holds_ports = |(client, server)| match direction {
+                    model::Direction::Ingress => holds(Field::First, server) && holds(Field::Second, client),
+                    model::Direction::Egress => holds(Field::First, client) && holds(Field::Second, server),
+                };
+                is_udp && [(68, 67), (546, 547)].into_iter().any(holds_ports)
+            }
         }
     }
 
+    /// Without the boxes that no packet gets to, since a rule before asks the same of some fields, nothing of the others, and
+    /// for no other list. (There are further ones, within larger boxes or behind several together, which are only not
+    /// found.)
+    fn without_hidden(&self, boxes: &[u32]) -> Vec<u32> {
+        let mut before: HashMap<[u32; FIELDS], Vec<u64>> = HashMap::with_capacity(boxes.len());
+        // By the fields that a box asks for, a bit each: whether there was one that asks for these.
+        let mut were_asked = 0u64;
+        let mut left = Vec::with_capacity(boxes.len());
+        for number in boxes {
+            let one = &self.boxes.all[*number as usize];
+            let asked = (0..FIELDS).filter(|field| one.intervals[*field] != ALL_VALUES);
+            let asked: u32 = asked.map(|field| 1 << field).sum();
+            let is_hidden = (0..1u32 << FIELDS)
+                .filter(|fields| were_asked >> fields & 1 != 0 && fields & !asked == 0)
+                .any(|fields| {
+                    let asked_before = before.get(&only(one.intervals, fields));
+                    asked_before.is_some_and(|asked| asked.iter().any(|asked| asked & !one.member_of == 0))
+                });
+            if !is_hidden {
+                were_asked |= 1 << asked;
+                before.entry(one.intervals).or_default().push(one.member_of);
+                left.push(*number);
+            }
+        }
+        left
+    }
+
     /// Adds the partitions of a direction to the tables; for each how many steps it takes at most.
-    fn add_partitions(&mut self, direction: model::Direction, sorted: &[Sorted]) -> Vec<u32> {
+    fn add_partitions(&mut self, direction: model::Direction, ranked: &Ranked, all: &[Arc<Sorted>]) -> Vec<u32> {
         let direction = direction as usize;
         let mut costs = Vec::new();
-        for (number, sorted) in sorted.iter().enumerate() {
-            for (field, classes) in self.fields.iter_mut().enumerate() {
-                classes.tell(field, direction, number, &sorted.boxes);
+        for (number, sorted) in all.iter().enumerate() {
+            for (field, classes) in Field::ALL.into_iter().zip(&mut self.fields) {
+                let boxes = sorted.boxes.iter();
+                let wanted = boxes.map(|one| (self.boxes.all[*one as usize].member_of, ranked.ranks(*one, field)));
+                classes.tell(direction, number, wanted);
             }
-            let (groups, most) = self.add_groups(sorted);
+            let (groups, most) = self.add_groups(ranked, sorted);
             costs.push(1 + halvings(most));
             let mut places = 0;
             for (field, place) in sorted.order.into_iter().zip(0..) {
                 places |= place << (4 * field as u32);
             }
             self.partitions[direction * MAX_PARTITIONS + number] = Partition {
-                best: sorted.best(),
+                best: sorted.best,
                 places,
                 first: self.records.len() as u32,
                 count: sorted.boxes.len() as u32,
@@ -635,29 +716,29 @@ impl<'a> Compiler<'a> {
                 zero: 0,
             };
             self.records.extend(sorted.boxes.iter().map(|one| Record {
-                ranks: one.ranks,
-                rule: one.rule,
+                ranks: Field::ALL.map(|field| ranked.ranks(*one, field)),
+                rule: ranked.rules[*one as usize],
                 padding: 0,
-                member_of: one.member_of,
+                member_of: self.boxes.all[*one as usize].member_of,
             }));
         }
         costs
     }
 
     /// Adds the groups of a partition; the number of the first, and how many records have to be searched at most.
-    fn add_groups(&mut self, sorted: &Sorted) -> (u32, usize) {
-        if sorted.boxes.len() <= SMALL || sorted.groups().nth(1).is_none() {
+    fn add_groups(&mut self, ranked: &Ranked, sorted: &Sorted) -> (u32, usize) {
+        if sorted.boxes.len() <= SMALL || sorted.groups(ranked).nth(1).is_none() {
             return (NO_GROUPS, sorted.boxes.len());
         }
-        let field = sorted.order[0] as usize;
+        let field = sorted.order[0];
         let first = self.groups.len();
         self.groups
-            .resize(first + self.fields[field].ranks() as usize, Group::default());
+            .resize(first + self.fields[field as usize].ranks() as usize, Group::default());
         let (mut offset, mut most) = (0, 0);
-        for boxes in sorted.groups() {
-            let [lowest, highest] = boxes[0].ranks[field].map(|rank| first + rank as usize);
-            let best = boxes.iter().map(|one| one.rule).min().unwrap_or(0);
-            let group = Group::new(offset, boxes.len() as u32, best);
+        for boxes in sorted.groups(ranked) {
+            let [lowest, highest] = ranked.ranks(boxes[0], field).map(|rank| first + rank as usize);
+            let rules = boxes.iter().map(|one| ranked.rules[*one as usize]);
+            let group = Group::new(offset, boxes.len() as u32, rules.min().unwrap_or(0));
             let highest = highest.min(self.groups.len() - 1);
             self.groups[lowest..=highest].fill(group);
             offset += boxes.len() as u32;
@@ -682,23 +763,14 @@ impl<'a> Compiler<'a> {
                 .map(|(cost, _)| cost)
                 .sum()
         };
-        let worst_of_field = |classes: &Classes, view: &Partitions| {
-            let mut different: Vec<Partitions> = classes
-                .all
-                .iter()
-                .map(|class| class.partitions[direction as usize])
-                .collect();
-            different.sort_unstable();
-            different.dedup();
-            different
-                .iter()
-                .map(|partitions| cost(partitions, view))
-                .max()
-                .unwrap_or(0)
-        };
+        let of_fields = self
+            .fields
+            .each_ref()
+            .map(|classes| classes.partitions(direction as usize));
         let worst = |view: &Partitions| {
-            let by_field = self.fields.iter().map(|classes| worst_of_field(classes, view));
-            by_field.min().unwrap_or(0)
+            let of_field =
+                |different: &Vec<Partitions>| different.iter().map(|partitions| cost(partitions, view)).max();
+            of_fields.iter().filter_map(of_field).min().unwrap_or(0)
         };
         let views = views.iter().map(|[deciding, counting, at_socket]| WorstCase {
             deciding: worst(deciding).max(worst(at_socket)),
@@ -714,51 +786,34 @@ impl<'a> Compiler<'a> {
         first
     }
 
-    fn lookup_v4(&mut self, field: usize, first_class: u32, family: u8) -> Lookup {
-        let begins = of_family(&self.fields[field], family);
-        self.lookup_number_v4(&begins, first_class)
+    fn lookup_v4(&mut self, field: usize, first_class: u32) -> Lookup {
+        let begins = &self.fields[field].short;
+        let tree = self.content.add_bounds_v4(&tree_bounds(begins));
+        lookup(&mut self.class_numbers, tree, begins, first_class, NodeV4::CHILDREN)
     }
 
     fn lookup_v6(&mut self, field: usize, first_class: u32) -> Lookup {
-        let begins = of_family(&self.fields[field], 6);
-        self.lookup_number_v6(&begins, first_class)
+        let begins = &self.fields[field].long;
+        let tree = self.content.add_bounds_v6(&tree_bounds(begins));
+        lookup(&mut self.class_numbers, tree, begins, first_class, NodeV6::CHILDREN)
     }
 
-    fn lookup_number_v4(&mut self, begins: &Begins, first_class: u32) -> Lookup {
-        let bounds: Vec<u32> = tree_bounds(begins).map(|value| value as u32).collect();
-        let tree = self.content.add_bounds_v4(&bounds);
-        self.lookup(tree, begins, first_class, NodeV4::CHILDREN as usize)
+    fn lookup_number_v4(&mut self, begins: &metadata::Begins) -> Lookup {
+        let begins: Begins<u32> = begins.iter().map(|(value, number)| (*value as u32, *number)).collect();
+        let tree = self.content.add_bounds_v4(&tree_bounds(&begins));
+        lookup(&mut self.class_numbers, tree, &begins, 0, NodeV4::CHILDREN)
     }
 
-    fn lookup_number_v6(&mut self, begins: &Begins, first_class: u32) -> Lookup {
-        let bounds: Vec<u128> = tree_bounds(begins).collect();
-        let tree = self.content.add_bounds_v6(&bounds);
-        self.lookup(tree, begins, first_class, NodeV6::CHILDREN as usize)
-    }
-
-    /// Lays out the numbers of the classes by the positions of a tree whose nodes have so many children.
-    fn lookup(&mut self, tree: Tree, begins: &[(u128, u32)], first_class: u32, children: usize) -> Lookup {
-        let first = self.class_numbers.len() as u32;
-        let last = begins.len() - 1;
-        let bounds_in_leaf = children - 1;
-        for leaf in 0..begins.len().div_ceil(bounds_in_leaf) {
-            // Before the first bound of a leaf lies what the leaf before ends with; free places continue the last bound.
-            let positions = (0..children).map(|rank| (leaf * bounds_in_leaf + rank).saturating_sub(1));
-            self.class_numbers
-                .extend(positions.map(|place| first_class + begins[place.min(last)].1));
-        }
-        Lookup {
-            tree,
-            first,
-            padding: 0,
-        }
+    fn lookup_number_v6(&mut self, begins: &metadata::Begins) -> Lookup {
+        let tree = self.content.add_bounds_v6(&tree_bounds(begins));
+        lookup(&mut self.class_numbers, tree, begins, 0, NodeV6::CHILDREN)
     }
 
     /// The number of the class of each of so many values, from 0 on; the index of the first one.
     fn numbers(&mut self, field: usize, first_class: u32, values: u32) -> u32 {
         let first = self.class_numbers.len();
-        let begins = of_family(&self.fields[field], 0);
-        let ends = begins.iter().skip(1).map(|(begin, _)| *begin as u32).chain([values]);
+        let begins = &self.fields[field].short;
+        let ends = begins.iter().skip(1).map(|(begin, _)| *begin).chain([values]);
         for ((_, class), end) in begins.iter().zip(ends) {
             self.class_numbers
                 .resize(first + end.min(values) as usize, first_class + class);
@@ -768,7 +823,7 @@ impl<'a> Compiler<'a> {
 
     /// The same for the values of a field that has ports.
     fn direct(&mut self, field: usize, first_class: u32) -> Direct {
-        let is_one = of_family(&self.fields[field], 0).len() == 1;
+        let is_one = self.fields[field].short.len() == 1;
         let (values, mask) = if is_one { (1, 0) } else { (PORT_VALUES, u32::MAX) };
         Direct {
             first: self.numbers(field, first_class, values),
@@ -800,12 +855,12 @@ impl<'a> Compiler<'a> {
 
     fn metadata(&mut self, first_class: u32) -> Result<Metadata, CannotEnforce> {
         Ok(Metadata {
-            interface: self.lookup_number_v4(&self.combinations.of_interfaces(&self.places), 0),
-            uid: self.lookup_number_v4(&self.combinations.of_uids(), 0),
+            interface: self.lookup_number_v4(&self.boxes.combinations.of_interfaces(&self.places)),
+            uid: self.lookup_number_v4(&self.boxes.combinations.of_uids()),
             levels: metadata::levels(&self.places)?,
-            first: self.numbers(Field::Metadata as usize, first_class, self.combinations.count()),
-            asks: self.combinations.asks(),
-            unknown_socket: u64::from(self.combinations.unknown_socket()),
+            first: self.numbers(Field::Metadata as usize, first_class, self.boxes.combinations.count()),
+            asks: self.boxes.combinations.asks(),
+            unknown_socket: u64::from(self.boxes.combinations.unknown_socket()),
         })
     }
 }
@@ -818,93 +873,98 @@ fn is_known(rule: &model::Rule, direction: model::Direction) -> bool {
     }
 }
 
-/// Whether a box has room for packets of an essential, by protocol and by ports or the type of ICMP; that keeps the rules
-/// small that are asked about it.
-fn may_hold(one: &Box, essential: Essential, direction: model::Direction) -> bool {
-    let holds = |field: Field, value: u32| {
-        let value = u128::from(value);
-        let interval = one.intervals[field as usize];
-        interval.is_none_or(|interval| (interval.first.value..=interval.last.value).contains(&value))
-    };
-    let is_icmp_v6 = holds(Field::Protocol, u32::from(model::Protocol::ICMPV6.0));
-    let holds_type = |icmp_type: u32| is_icmp_v6 && holds(Field::First, ICMP_BASE + icmp_type);
-    match essential {
-        Essential::Loopback => true,
-        Essential::NeighbourDiscovery => (133..=137).any(holds_type),
-        Essential::MulticastListener => [130, 131, 132, 143].into_iter().any(holds_type),
-        Essential::IcmpError => {
-            let is_icmp = holds(Field::Protocol, u32::from(model::Protocol::ICMP.0));
-            is_icmp_v6 || is_icmp
-        }
-        Essential::DhcpClient => {
-            let is_udp = holds(Field::Protocol, u32::from(model::Protocol::UDP.0));
-            let holds_ports = |(client, server)| match direction {
-                model::Direction::Ingress => holds(Field::First, server) && holds(Field::Second, client),
-                model::Direction::Egress => holds(Field::First, client) && holds(Field::Second, server),
-            };
-            is_udp && [(68, 67), (546, 547)].into_iter().any(holds_ports)
+/// The classes of a field.
+fn classes(field: Field, boxes: &Boxes<'_>) -> Classes {
+    let has_long = matches!(field, Field::Source | Field::Destination);
+    let intervals = boxes.intervals[field as usize].all().iter().copied();
+    Classes::of(has_long, intervals, boxes.lists.of(field))
+}
+
+/// What is asked for of these fields, a bit each, and nothing of the others.
+fn only(intervals: [u32; FIELDS], fields: u32) -> [u32; FIELDS] {
+    let mut only = intervals;
+    for (field, interval) in only.iter_mut().enumerate() {
+        if fields >> field & 1 == 0 {
+            *interval = ALL_VALUES;
         }
     }
-}
-
-/// The classes of a field.
-fn classes(field: Field, boxes: &[(u32, Box)], lists: &Lists) -> Classes {
-    let families: &[u8] = match field {
-        Field::Source | Field::Destination => &[4, 6],
-        _ => &[0],
-    };
-    let intervals = boxes.iter().filter_map(|(_, one)| one.intervals[field as usize]);
-    Classes::of(families, intervals, lists.of(field))
-}
-
-fn of_family(classes: &Classes, family: u8) -> Vec<(u128, u32)> {
-    let of_family = classes.begins.iter().filter(|(point, _)| point.family == family);
-    of_family.map(|(point, class)| (point.value, *class)).collect()
+    only
 }
 
 /// The bounds of the tree: none if all values are of one class.
-fn tree_bounds(begins: &[(u128, u32)]) -> impl Iterator<Item = u128> {
-    let is_needed = begins.len() > 1;
-    begins.iter().map(|(value, _)| *value).filter(move |_| is_needed)
+fn tree_bounds<T: Copy>(begins: &[(T, u32)]) -> Vec<T> {
+    match begins {
+        [] | [_] => Vec::new(),
+        begins => begins.iter().map(|(value, _)| *value).collect(),
+    }
 }
 
-/// Without the boxes that no packet gets to, since a rule before asks the same of some fields, nothing of the others, and
-/// for no other list. (There are further ones, within larger boxes or behind several together, which are only not found.)
-fn without_hidden(boxes: impl Iterator<Item = Ranked>) -> Vec<Ranked> {
-    let mut before: HashMap<[[u32; 2]; FIELDS], Vec<u64>> = HashMap::new();
-    boxes
-        .filter(|one| {
-            let is_hidden = wider(one.ranks).any(|ranks| {
-                let asked_before = before.get(&ranks);
-                asked_before.is_some_and(|asked| asked.iter().any(|asked| asked & !one.member_of == 0))
+/// Lays out the numbers of classes by the positions of a tree whose nodes have so many children.
+fn lookup<T>(numbers: &mut Vec<u32>, tree: Tree, begins: &[(T, u32)], first_class: u32, children: u32) -> Lookup {
+    let first = numbers.len() as u32;
+    let bounds_in_leaf = children as usize - 1;
+    // Before the first bound of a leaf lies what the leaf before ends with; free places continue the last bound.
+    let mut before = begins.first().map_or(0, |(_, number)| first_class + number);
+    numbers.reserve(begins.len().div_ceil(bounds_in_leaf) * children as usize);
+    for leaf in begins.chunks(bounds_in_leaf) {
+        numbers.push(before);
+        numbers.extend(leaf.iter().map(|(_, number)| first_class + number));
+        before = first_class + leaf[leaf.len() - 1].1;
+        numbers.extend((leaf.len()..bounds_in_leaf).map(|_| before));
+    }
+    Lookup {
+        tree,
+        first,
+        padding: 0,
+    }
+}
+
+/// Rules by what [`Compiler::in_view`] asks of them.
+struct Alike<'a> {
+    /// One of each kind.
+    examples: Vec<&'a model::Rule>,
+    /// By rule, its kind.
+    of_rule: Vec<u32>,
+}
+
+impl<'a> Alike<'a> {
+    fn of(rules: &[&'a model::Rule]) -> Self {
+        let mut kinds = HashMap::new();
+        let mut examples = Vec::new();
+        let mut of_rule = Vec::with_capacity(rules.len());
+        for rule in rules {
+            let directions = [model::Direction::Ingress, model::Direction::Egress];
+            let of_direction = directions.map(|direction| (rule.covers(direction), is_known(rule, direction)));
+            let names_essential = Essential::ALL.map(|essential| decide::names(rule, reason(essential)));
+            let is_asked = (
+                of_direction,
+                names_essential,
+                decide::names(rule, decide::Reason::NotIp),
+                asks_for_ip(rule),
+                rule.names_identity(),
+                record(rule, 0).action,
+                &rule.state,
+            );
+            let kind = *kinds.entry(is_asked).or_insert_with(|| {
+                examples.push(*rule);
+                examples.len() as u32 - 1
             });
-            if !is_hidden {
-                before.entry(one.ranks).or_default().push(one.member_of);
-            }
-            !is_hidden
-        })
-        .collect()
-}
-
-/// The box itself, and those that leave some of its fields open.
-fn wider(ranks: [[u32; 2]; FIELDS]) -> impl Iterator<Item = [[u32; 2]; FIELDS]> {
-    let is_asked = (0..FIELDS).filter(move |field| ranks[*field] != EVERY_RANK);
-    let asked: u32 = is_asked.map(|field| 1 << field).sum();
-    let of_asked = (0..1u32 << FIELDS).filter(move |open| open & !asked == 0);
-    of_asked.map(move |open| {
-        let mut wider = ranks;
-        for (field, ranks) in wider.iter_mut().enumerate() {
-            if open >> field & 1 != 0 {
-                *ranks = EVERY_RANK;
-            }
+            of_rule.push(kind);
         }
-        wider
-    })
+        Self { examples, of_rule }
+    }
 }
 
 /// How many records are compared at most to find one of so many.
 const fn halvings(records: usize) -> u32 {
     usize::BITS - records.leading_zeros()
+}
+
+fn too_many_lists() -> CannotEnforce {
+    CannotEnforce::because(
+        format!("the policy has more than {MAX_LISTS} different long lists in its rules"),
+        "write fewer or shorter ones, or the same ones again",
+    )
 }
 
 fn too_entangled() -> CannotEnforce {

@@ -7,15 +7,31 @@
 
 use lab06_full_enforcer_common::table::{FIELDS, Field};
 
-/// A box in terms of ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Boxes in terms of ranks.
+#[derive(Debug, Default)]
 pub struct Ranked {
-    /// By [`Field`], the lowest and the highest rank.
-    pub ranks: [[u32; 2]; FIELDS],
-    /// The lists that the packet has to be on.
-    pub member_of: u64,
-    /// The number of its rule.
-    pub rule: u32,
+    /// By [`Field`], the different intervals of ranks that boxes have, the lowest and the highest rank of each; in ascending
+    /// order of the highest, then of the lowest.
+    pub intervals: [Vec<[u32; 2]>; FIELDS],
+    /// By [`Field`] and box, the place of its interval among them.
+    pub places: [Vec<u32>; FIELDS],
+    /// By box, the number of its rule.
+    pub rules: Vec<u32>,
+}
+
+impl Ranked {
+    /// The lowest and the highest rank of a box in a field.
+    pub fn ranks(&self, number: u32, field: Field) -> [u32; 2] {
+        self.intervals[field as usize][self.place(number, field) as usize]
+    }
+
+    fn place(&self, number: u32, field: Field) -> u32 {
+        self.places[field as usize][number as usize]
+    }
+
+    fn rule(&self, number: u32) -> u32 {
+        self.rules[number as usize]
+    }
 }
 
 /// Boxes that can be searched by halving.
@@ -23,47 +39,45 @@ pub struct Ranked {
 pub struct Sorted {
     /// The order in which fields are compared.
     pub order: [Field; FIELDS],
-    /// In ascending order.
-    pub boxes: Vec<Ranked>,
+    /// Their numbers, in ascending order of what is compared.
+    pub boxes: Vec<u32>,
+    /// The lowest number of a rule.
+    pub best: u32,
 }
 
 impl Sorted {
-    /// The lowest number of a rule.
-    pub fn best(&self) -> u32 {
-        self.boxes.iter().map(|one| one.rule).min().unwrap_or(u32::MAX)
-    }
-
     /// The boxes in groups with the same interval in the first field.
-    pub fn groups(&self) -> impl Iterator<Item = &[Ranked]> {
-        let first = self.order[0] as usize;
+    pub fn groups<'a>(&'a self, ranked: &'a Ranked) -> impl Iterator<Item = &'a [u32]> {
+        let first = self.order[0];
         self.boxes
-            .chunk_by(move |one, other| one.ranks[first] == other.ranks[first])
+            .chunk_by(move |one, other| ranked.place(*one, first) == ranked.place(*other, first))
     }
 }
 
-/// Divides `boxes`, and puts those partitions first whose best rule is first; `None` if there were more than `most`.
-pub fn divide(boxes: Vec<Ranked>, most: usize) -> Option<Vec<Sorted>> {
+/// Divides boxes, and puts those partitions first whose best rule is first; `None` if there were more than `most`.
+pub fn divide(ranked: &Ranked, boxes: Vec<u32>, most: usize) -> Option<Vec<Sorted>> {
     let mut left = boxes;
     let mut partitions = Vec::new();
     while !left.is_empty() {
         if partitions.len() == most {
             return None;
         }
-        let (partition, rest) = Division::of(&left).finish(&left);
+        let (partition, rest) = Division::of(ranked, &left).finish(&left);
         partitions.push(partition);
         left = rest;
     }
-    partitions.sort_by_key(Sorted::best);
+    partitions.sort_by_key(|partition| partition.best);
     Some(partitions)
 }
 
 /// Which boxes stay, in groups that are alike in the fields chosen so far.
-struct Division {
+struct Division<'a> {
+    ranked: &'a Ranked,
     order: Vec<Field>,
     groups: Groups,
 }
 
-/// Indices of boxes, group behind group.
+/// Numbers of boxes, group behind group; the groups in ascending order of the fields chosen so far.
 #[derive(Default)]
 struct Groups {
     boxes: Vec<u32>,
@@ -86,40 +100,62 @@ impl Groups {
     }
 }
 
-impl Division {
-    fn of(boxes: &[Ranked]) -> Self {
-        let mut groups = Groups {
-            boxes: (0..boxes.len() as u32).collect(),
-            ends: Vec::new(),
+impl<'a> Division<'a> {
+    fn of(ranked: &'a Ranked, boxes: &[u32]) -> Self {
+        let groups = Groups {
+            boxes: boxes.to_vec(),
+            ends: vec![boxes.len() as u32],
         };
-        groups.end_group();
-        let mut order = Vec::new();
-        while order.len() < FIELDS {
-            let rest = Field::ALL.into_iter().filter(|field| !order.contains(field));
-            let candidates = rest.map(|field| (field, split(boxes, &groups, field)));
-            let (field, best) = candidates
-                .max_by(|(_, one), (_, other)| score(one, order.is_empty()).total_cmp(&score(other, order.is_empty())))
-                .expect("a field is left");
-            order.push(field);
-            groups = best;
+        let mut division = Self {
+            ranked,
+            order: Vec::new(),
+            groups,
+        };
+        while division.order.len() < FIELDS {
+            division.add_best_field();
         }
-        Self { order, groups }
+        division
+    }
+
+    fn add_best_field(&mut self) {
+        let is_first = self.order.is_empty();
+        let mut best: Option<(Field, Groups)> = None;
+        for field in Field::ALL.into_iter().rev().filter(|field| !self.order.contains(field)) {
+            let candidate = split(self.ranked, &self.groups, field);
+            let is_better = |(_, best): &(Field, Groups)| score(&candidate, is_first) > score(best, is_first);
+            let all_stay = candidate.boxes.len() == self.groups.boxes.len();
+            if best.as_ref().is_none_or(is_better) {
+                best = Some((field, candidate));
+            }
+            if all_stay && !is_first {
+                break;
+            }
+        }
+        let (field, groups) = best.expect("a field is left");
+        self.order.push(field);
+        self.groups = groups;
     }
 
     /// The partition, and the boxes that are left. Of those that are the same in all fields only the best one stays.
-    fn finish(self, boxes: &[Ranked]) -> (Sorted, Vec<Ranked>) {
-        let mut stays = vec![false; boxes.len()];
-        for group in self.groups.iter() {
-            let best = group.iter().min_by_key(|index| boxes[**index as usize].rule);
-            stays[*best.expect("a group is not empty") as usize] = true;
+    fn finish(self, boxes: &[u32]) -> (Sorted, Vec<u32>) {
+        let best_of = |group: &[u32]| group.iter().copied().min_by_key(|number| self.ranked.rule(*number));
+        let sorted: Vec<u32> = self.groups.iter().filter_map(best_of).collect();
+        let mut stays = vec![false; self.ranked.rules.len()];
+        for number in &sorted {
+            stays[*number as usize] = true;
         }
-        let (mut sorted, mut rest) = (Vec::new(), Vec::new());
-        for (one, stays) in boxes.iter().zip(stays) {
-            if stays { &mut sorted } else { &mut rest }.push(*one);
-        }
-        let order: [Field; FIELDS] = self.order.try_into().expect("every field has its place");
-        sorted.sort_unstable_by_key(|one| order.map(|field| one.ranks[field as usize]));
-        (Sorted { order, boxes: sorted }, rest)
+        let rest = boxes
+            .iter()
+            .copied()
+            .filter(|number| !stays[*number as usize])
+            .collect();
+        let best = sorted.iter().map(|number| self.ranked.rule(*number)).min();
+        let sorted = Sorted {
+            order: self.order.try_into().expect("every field has its place"),
+            boxes: sorted,
+            best: best.unwrap_or(u32::MAX),
+        };
+        (sorted, rest)
     }
 }
 
@@ -138,9 +174,10 @@ fn score(groups: &Groups, is_first: bool) -> f64 {
 const GROUPS_COUNT: f64 = 0.25;
 
 /// Splits every group by its intervals in `field`, and keeps those that have nothing in common.
-fn split(boxes: &[Ranked], groups: &Groups, field: Field) -> Groups {
+fn split(ranked: &Ranked, groups: &Groups, field: Field) -> Groups {
+    let intervals = &ranked.intervals[field as usize];
     let mut result = Groups::default();
-    let mut by_interval: Vec<([u32; 2], u32)> = Vec::new();
+    let mut by_place: Vec<(u32, u32)> = Vec::new();
     let mut schedule = Schedule::default();
     for group in groups.iter() {
         if let [single] = group {
@@ -148,20 +185,18 @@ fn split(boxes: &[Ranked], groups: &Groups, field: Field) -> Groups {
             result.end_group();
             continue;
         }
-        by_interval.clear();
-        by_interval.extend(group.iter().map(|index| {
-            let [lowest, highest] = boxes[*index as usize].ranks[field as usize];
-            ([highest, lowest], *index)
-        }));
-        by_interval.sort_unstable();
-        let same = by_interval.chunk_by(|one, other| one.0 == other.0);
+        by_place.clear();
+        by_place.extend(group.iter().map(|number| (ranked.place(*number, field), *number)));
+        by_place.sort_unstable();
+        let same = by_place.chunk_by(|one, other| one.0 == other.0);
         schedule.intervals.clear();
-        schedule
-            .intervals
-            .extend(same.clone().map(|same| (same[0].0, same.len() as u32)));
+        schedule.intervals.extend(
+            same.clone()
+                .map(|same| (intervals[same[0].0 as usize], same.len() as u32)),
+        );
         for (same, stays) in same.zip(schedule.choose()) {
             if *stays {
-                result.boxes.extend(same.iter().map(|(_, index)| *index));
+                result.boxes.extend(same.iter().map(|(_, number)| *number));
                 result.end_group();
             }
         }
@@ -172,7 +207,7 @@ fn split(boxes: &[Ranked], groups: &Groups, field: Field) -> Groups {
 /// Weighted interval scheduling.
 #[derive(Default)]
 struct Schedule {
-    /// Highest and lowest value in ascending order, and the weight.
+    /// Lowest and highest value, in ascending order of the highest, and the weight.
     intervals: Vec<([u32; 2], u32)>,
     /// How many of them end before each begins.
     before: Vec<usize>,
@@ -187,8 +222,8 @@ impl Schedule {
         self.before.clear();
         self.weights.clear();
         self.weights.push(0);
-        for (number, ([_, lowest], weight)) in self.intervals.iter().enumerate() {
-            let before = self.intervals[..number].partition_point(|([highest, _], _)| highest < lowest);
+        for (number, ([lowest, _], weight)) in self.intervals.iter().enumerate() {
+            let before = self.intervals[..number].partition_point(|([_, highest], _)| highest < lowest);
             self.before.push(before);
             let with = self.weights[before] + weight;
             self.weights.push(with.max(self.weights[number]));
@@ -212,12 +247,21 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    fn ranked(rule: u32, source: [u32; 2], destination: [u32; 2]) -> Ranked {
-        Ranked {
-            ranks: [source, destination, [0, 9], [0, 9], [0, 9], [0, 9]],
-            member_of: 0,
-            rule,
+    fn ranked(boxes: &[(u32, [[u32; 2]; 2])]) -> Ranked {
+        let mut ranked = Ranked::default();
+        for field in Field::ALL {
+            let ranks = boxes
+                .iter()
+                .map(|(_, ranks)| ranks.get(field as usize).copied().unwrap_or([0, 9]));
+            let mut intervals: Vec<[u32; 2]> = ranks.clone().collect();
+            intervals.sort_unstable_by_key(|[lowest, highest]| (*highest, *lowest));
+            intervals.dedup();
+            let place = |ranks| intervals.iter().position(|interval| *interval == ranks).unwrap() as u32;
+            ranked.places[field as usize] = ranks.map(place).collect();
+            ranked.intervals[field as usize] = intervals;
         }
+        ranked.rules = boxes.iter().map(|(rule, _)| *rule).collect();
+        ranked
     }
 
     #[test]
@@ -232,31 +276,35 @@ mod tests {
                 let first = dice(20);
                 [first, first + dice(20 - first)]
             };
-            let boxes: Vec<Ranked> = (0..60).map(|rule| ranked(rule, interval(), interval())).collect();
-            let partitions = divide(boxes.clone(), 60).unwrap();
+            let boxes: Vec<_> = (0..60).map(|rule| (rule, [interval(), interval()])).collect();
+            let ranked = ranked(&boxes);
+            let partitions = divide(&ranked, (0..60).collect(), 60).unwrap();
             let mut rules: Vec<u32> = Vec::new();
             for partition in &partitions {
                 for pair in partition.boxes.windows(2) {
                     let apart = partition.order.iter().map(|field| {
-                        let [one, other] = [0, 1].map(|place| pair[place].ranks[*field as usize]);
+                        let [one, other] = [0, 1].map(|place| ranked.ranks(pair[place], *field));
                         (one == other, one[1] < other[0])
                     });
                     let differ = apart.into_iter().find(|(same, _)| !same);
                     assert_eq!(differ, Some((false, true)), "{pair:?} in {:?}", partition.order);
                 }
-                rules.extend(partition.boxes.iter().map(|one| one.rule));
+                let of_partition = partition.boxes.iter().map(|number| ranked.rule(*number));
+                assert_eq!(of_partition.clone().min(), Some(partition.best));
+                rules.extend(of_partition);
             }
             rules.sort_unstable();
             assert!(rules.into_iter().eq(0..60));
-            assert!(partitions.is_sorted_by_key(Sorted::best));
+            assert!(partitions.is_sorted_by_key(|partition| partition.best));
         }
     }
 
     #[test]
     fn the_same_box_twice_takes_two_partitions_with_the_better_rule_in_the_first() {
-        let boxes = vec![ranked(7, [0, 9], [0, 9]), ranked(3, [0, 9], [0, 9])];
-        let bests: Vec<u32> = divide(boxes.clone(), 2).unwrap().iter().map(Sorted::best).collect();
+        let ranked = ranked(&[(7, [[0, 9], [0, 9]]), (3, [[0, 9], [0, 9]])]);
+        let partitions = divide(&ranked, vec![0, 1], 2).unwrap();
+        let bests: Vec<u32> = partitions.iter().map(|partition| partition.best).collect();
         assert_eq!(bests, [3, 7]);
-        assert!(divide(boxes, 1).is_none());
+        assert!(divide(&ranked, vec![0, 1], 1).is_none());
     }
 }

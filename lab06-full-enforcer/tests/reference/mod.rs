@@ -282,7 +282,7 @@ fn address(dice: &mut Dice) -> Address {
 }
 
 /// Around what random frames have.
-fn prefix(dice: &mut Dice) -> Prefix {
+pub fn prefix(dice: &mut Dice) -> Prefix {
     let last = dice.below(8) as u8;
     let (address, longest): (IpAddr, u8) = match dice.below(6) {
         0 => ([198, 51, dice.below(256) as u8, dice.below(3) as u8].into(), 32),

@@ -67,7 +67,7 @@ fn host_mask(bits: u8) -> u128 {
 }
 
 /// The content of all arrays, as far as it is used.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Content {
     /// Of the array of IPv4 nodes.
     pub nodes_v4: Vec<NodeV4>,
@@ -117,8 +117,14 @@ impl Content {
         let singles_v4: Vec<u32> = singles_v4.into_iter().map(|address| address as u32).collect();
         let singles_v6: Vec<KeyV6> = singles_v6.into_iter().map(key_v6).collect();
         PrefixSet {
-            tree_v4: add_tree(&mut self.nodes_v4, &bounds_v4, leaf_v4, inner_v4),
-            tree_v6: add_tree(&mut self.nodes_v6, &bounds_v6, leaf_v6, inner_v6),
+            tree_v4: add_tree(
+                &mut self.nodes_v4,
+                &bounds_v4,
+                |bound| bound.address as u32,
+                leaf_v4,
+                inner_v4,
+            ),
+            tree_v6: add_tree(&mut self.nodes_v6, &bounds_v6, |bound| bound.address, leaf_v6, inner_v6),
             exact_v4: add_table(&mut self.buckets_v4, &singles_v4, seed, Exact::home_v4),
             exact_v6: add_table(&mut self.buckets_v6, &singles_v6, seed, Exact::home_v6),
         }
@@ -126,14 +132,12 @@ impl Content {
 
     /// Adds a tree over ascending `bounds` (in host order), to be asked by [`Tree::position`].
     pub fn add_bounds_v4(&mut self, bounds: &[u32]) -> Tree {
-        let bounds: Vec<Bound> = bounds.iter().map(|bound| Bound::plain(u128::from(*bound))).collect();
-        add_tree(&mut self.nodes_v4, &bounds, leaf_v4, inner_v4)
+        add_tree(&mut self.nodes_v4, bounds, |bound| *bound, inner_v4, inner_v4)
     }
 
     /// As [`Content::add_bounds_v4`], of IPv6 addresses.
     pub fn add_bounds_v6(&mut self, bounds: &[u128]) -> Tree {
-        let bounds: Vec<Bound> = bounds.iter().copied().map(Bound::plain).collect();
-        add_tree(&mut self.nodes_v6, &bounds, leaf_v6, inner_v6)
+        add_tree(&mut self.nodes_v6, bounds, |bound| *bound, inner_v6, inner_v6)
     }
 }
 
@@ -196,13 +200,6 @@ struct Bound {
     inside: bool,
 }
 
-impl Bound {
-    /// One between intervals that are told apart by their position alone.
-    fn plain(address: u128) -> Self {
-        Self { address, inside: false }
-    }
-}
-
 fn bounds(intervals: &[(u128, u128)], highest: u128) -> Vec<Bound> {
     let mut bounds = Vec::with_capacity(intervals.len() * 2);
     for &(first, last) in intervals {
@@ -220,12 +217,13 @@ fn bounds(intervals: &[(u128, u128)], highest: u128) -> Vec<Bound> {
     bounds
 }
 
-/// Lays out a tree over `bounds` behind what is in `nodes`.
-fn add_tree<N: Node + Clone>(
+/// Lays out a tree over `bounds`, whose places are their `address`, behind what is in `nodes`.
+fn add_tree<N: Node + Clone, B, A: Copy>(
     nodes: &mut Vec<N>,
-    bounds: &[Bound],
-    leaf: impl Fn(&[Bound]) -> N,
-    inner: impl Fn(&[u128]) -> N,
+    bounds: &[B],
+    address: impl Fn(&B) -> A,
+    leaf: impl Fn(&[B]) -> N,
+    inner: impl Fn(&[A]) -> N,
 ) -> Tree {
     let mut tree = Tree::default();
     if bounds.is_empty() {
@@ -233,7 +231,7 @@ fn add_tree<N: Node + Clone>(
     }
     let per_node = N::CHILDREN as usize - 1;
     let mut level: Vec<N> = bounds.chunks(per_node).map(&leaf).collect();
-    let mut firsts: Vec<u128> = bounds.chunks(per_node).map(|chunk| chunk[0].address).collect();
+    let mut firsts: Vec<A> = bounds.chunks(per_node).map(|chunk| address(&chunk[0])).collect();
     let mut from_leaves = vec![level];
     while firsts.len() > 1 {
         level = firsts
@@ -262,26 +260,28 @@ fn add_tree<N: Node + Clone>(
 }
 
 fn leaf_v4(bounds: &[Bound]) -> NodeV4 {
-    let mut node = inner_v4(&addresses(bounds));
-    node.inside = inside_bits(bounds) as u32;
-    node
+    let addresses: Vec<u32> = bounds.iter().map(|bound| bound.address as u32).collect();
+    NodeV4 {
+        inside: inside_bits(bounds) as u32,
+        ..inner_v4(&addresses)
+    }
 }
 
-fn inner_v4(bounds: &[u128]) -> NodeV4 {
+fn inner_v4(bounds: &[u32]) -> NodeV4 {
     let mut node = NodeV4 {
         bounds: [u32::MAX; 15],
         inside: 0,
     };
-    for (place, bound) in node.bounds.iter_mut().zip(bounds) {
-        *place = *bound as u32;
-    }
+    node.bounds[..bounds.len()].copy_from_slice(bounds);
     node
 }
 
 fn leaf_v6(bounds: &[Bound]) -> NodeV6 {
-    let mut node = inner_v6(&addresses(bounds));
-    node.inside = inside_bits(bounds);
-    node
+    let addresses: Vec<u128> = bounds.iter().map(|bound| bound.address).collect();
+    NodeV6 {
+        inside: inside_bits(bounds),
+        ..inner_v6(&addresses)
+    }
 }
 
 fn inner_v6(bounds: &[u128]) -> NodeV6 {
@@ -294,10 +294,6 @@ fn inner_v6(bounds: &[u128]) -> NodeV6 {
         *place = key_v6(*bound);
     }
     node
-}
-
-fn addresses(bounds: &[Bound]) -> Vec<u128> {
-    bounds.iter().map(|bound| bound.address).collect()
 }
 
 /// A bit for each bound; the free places behind them continue the last one, so that the highest address, which counts

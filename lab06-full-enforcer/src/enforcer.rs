@@ -576,6 +576,10 @@ impl Attached {
     async fn to(places: &Places, options: &Options, ebpf: &mut Ebpf) -> Result<Self, EnforcerError> {
         let (mut xdp, mut tc, mut hooks) = (Vec::new(), Vec::new(), Vec::new());
         for interface in &places.interfaces {
+            for TcProgram { name, direction, .. } in TC_PROGRAMS {
+                // Those of hooks that are left out this time, too: they would go on enforcing.
+                orphans::remove(interface, direction, name)?;
+            }
             let mut wanted = TC_PROGRAMS.to_vec();
             if !options.tc_egress {
                 wanted.retain(|program| program.direction == Direction::Ingress);
@@ -600,7 +604,6 @@ impl Attached {
             let mut attached = TcHooks::open(interface, TcAttach::Auto)?;
             for TcProgram { name, hook, direction } in wanted {
                 let program: &mut SchedClassifier = load::program(ebpf, name, "TC")?;
-                orphans::remove(interface, direction, name)?;
                 attached.attach(program, direction)?;
                 hooks.push(HookStatus {
                     hook: hook.name().into(),

@@ -23,6 +23,7 @@ use crate::{
 
 testbed::listed_tests![
     a_killed_enforcer_leaves_what_the_kernel_holds_and_the_next_one_starts_at_once,
+    what_a_killed_enforcer_has_left_goes_where_the_next_one_leaves_tc_out,
     clients_that_misbehave_hinder_neither_others_nor_the_enforcing,
 ];
 
@@ -82,6 +83,19 @@ fn a_killed_enforcer_leaves_what_the_kernel_holds_and_the_next_one_starts_at_onc
     );
     enforcer.interrupt(PATIENCE).unwrap();
     assert_eq!((knock(&lab), send(&lab).as_str()), (Connection::Connected, "sent"));
+}
+
+fn what_a_killed_enforcer_has_left_goes_where_the_next_one_leaves_tc_out() {
+    let lab = Lab::new();
+    let _telnet = Server::tcp(&lab.server.host, 23).unwrap();
+    let policy = lab.file("policy.yaml", POLICY);
+    let enforcer = lab.enforce(&policy, &[]);
+    assert_eq!(knock(&lab), Connection::TimedOut);
+    enforcer.signal(Signal::SIGKILL).unwrap();
+    enforcer.wait(PATIENCE).unwrap();
+    let other = lab.file("other.yaml", &POLICY.replace("23", "24"));
+    let _enforcer = lab.enforce(&other, &["--no-tc"]);
+    wait_until("nothing blocks any more", || knock(&lab) == Connection::Connected);
 }
 
 fn clients_that_misbehave_hinder_neither_others_nor_the_enforcing() {

@@ -148,12 +148,14 @@ fn run_in_vm(workspace: &Workspace, options: &Options, kernel: &str, selected: &
         }
     };
     let is_wanted = |test: &&Executable| packages.iter().any(|package| package.name == test.package);
-    let tests: Vec<_> = built
+    let mut tests: Vec<_> = built
         .executables
         .iter()
         .filter(|program| is_kernel_test(program))
         .filter(is_wanted)
         .collect();
+    // Not in the order in which they happened to be built.
+    tests.sort_by(|one, other| one.package.cmp(&other.package));
     let what = vm::What {
         tests: &tests,
         programs: &built.executables,

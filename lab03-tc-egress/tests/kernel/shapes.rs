@@ -14,6 +14,7 @@ use lab03_tc_egress::{
     tables::now_ns,
 };
 use lab03_tc_egress_common::decide::Reason;
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use testbed::{
     End, Host,
     bpf::{TestRun, test_run},
@@ -218,6 +219,8 @@ fn fq_holds_packets_until_they_may_leave_and_none_is_lost() -> testbed::Result {
     let lab = Lab::on(&client, &["--shape", "1mbit", "--burst", "65536", "--pacing", "wait"]);
     let receiver = server.host.run(|| UdpSocket::bind((server.ipv4, 0))).unwrap();
     receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    // By default there is room for 92 of them, which is too little if this thread is kept from reading meanwhile.
+    setsockopt(&receiver, RcvBufForce, &(1 << 20)).unwrap();
     let target = receiver.local_addr().unwrap();
     let start = Instant::now();
     assert_eq!(

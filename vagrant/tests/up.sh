@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole life of a machine: `vagrant up`, lab01, provisioning again, `vagrant destroy`, emulated by software.
+# The whole life of a machine (Z14): `vagrant up`, lab01, provisioning again, `vagrant destroy`, emulated by software.
 #
 # `cargo xtask vagrant-test` runs it as root with a root folder that has all programs, in mount and process namespaces of
 # its own. It makes a network namespace, in which libvirt may set up what it likes; its way out is slirp4netns, a network

@@ -1,4 +1,4 @@
-//! `cargo xtask vagrant-test`: tries the virtual machine in `vagrant/`, with programs of Debian that are unpacked into
+//! `cargo xtask vagrant-test`: tries the virtual machine in `vagrant/` (Z14), with programs of Debian that are unpacked into
 //! the project, and in namespaces of its own: nothing is installed on this machine, and nothing is left running.
 
 mod provision;

@@ -1,4 +1,4 @@
-//! Tests inside virtual machines with other kernels: the very programs that run on this machine's kernel.
+//! Tests inside virtual machines with other kernels (Z13): the very programs that run on this machine's kernel.
 
 mod archive;
 pub mod arm64;

@@ -223,13 +223,13 @@ fn an_enforcer_that_is_killed_while_it_applies_leaves_no_half_of_a_policy() {
     }
     let other = lab.file("other.yaml", &other);
     let other = other.to_str().unwrap();
+    let connects = |port| {
+        let target = (lab.server.ipv4, port).into();
+        traffic::try_connect(&lab.client.host, target, KNOCK).unwrap() == Connection::Connected
+    };
+    let mut enforcer = lab.enforce(&policy, &AT_INTERFACE);
+    let is_held_by_link = lab.json(&["status", "--json"])["hooks"][0]["attached_by"] == "tcx";
     for milliseconds in [0, 20, 50, 100, 200, 400] {
-        let enforcer = lab.enforce(&policy, &AT_INTERFACE);
-        let is_held_by_link = lab.json(&["status", "--json"])["hooks"][0]["attached_by"] == "tcx";
-        let connects = |port| {
-            let target = (lab.server.ipv4, port).into();
-            traffic::try_connect(&lab.client.host, target, KNOCK).unwrap() == Connection::Connected
-        };
         assert_eq!([7, 9].map(connects), [true, false]);
         let applying = Running::start(lab.command(&["policy", "apply", other])).unwrap();
         thread::sleep(Duration::from_millis(milliseconds));
@@ -247,10 +247,10 @@ fn an_enforcer_that_is_killed_while_it_applies_leaves_no_half_of_a_policy() {
             assert!(by_new || !applied.status.success(), "{applied:#?}");
         }
         // The next one starts as if nothing had been.
-        let enforcer = lab.enforce(&policy, &AT_INTERFACE);
-        assert_eq!([7, 9].map(connects), [true, false]);
-        enforcer.interrupt(PATIENCE).unwrap();
+        enforcer = lab.enforce(&policy, &AT_INTERFACE);
     }
+    assert_eq!([7, 9].map(connects), [true, false]);
+    enforcer.interrupt(PATIENCE).unwrap();
 }
 
 /// As short as TCP's first second, so that a knock is one packet.

@@ -3,7 +3,7 @@
 use std::{ffi::CString, io, time::Duration};
 
 use futures_util::TryStreamExt as _;
-use nix::net::if_::InterfaceFlags;
+use nix::{errno::Errno, net::if_::InterfaceFlags};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp, XdpAttached};
 use thiserror::Error;
 
@@ -49,6 +49,21 @@ impl Interface {
             name: name.to_owned(),
             advice,
         })
+    }
+
+    /// The interface called `name`, if there is one; an error if the kernel cannot say.
+    pub fn look_up(name: &str) -> io::Result<Option<Self>> {
+        let Ok(c_name) = CString::new(name) else {
+            return Ok(None);
+        };
+        match nix::net::if_::if_nametoindex(c_name.as_c_str()) {
+            Ok(index) => Ok(Some(Self {
+                name: name.to_owned(),
+                index,
+            })),
+            Err(Errno::ENODEV) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether it is still there, under its name and with the same index.
@@ -134,6 +149,6 @@ pub fn names() -> Vec<String> {
 }
 
 fn index_of(name: &str) -> Option<u32> {
-    let name = CString::new(name).ok()?;
-    nix::net::if_::if_nametoindex(name.as_c_str()).ok()
+    let found = Interface::look_up(name).ok().flatten();
+    found.map(|interface| interface.index)
 }

@@ -13,6 +13,7 @@ use aya::{
     programs::{CgroupSkb, SchedClassifier, Xdp},
 };
 use enforcer_policy::{
+    decide,
     model::{self, Policy},
     text,
 };
@@ -37,7 +38,7 @@ use crate::{
     compile::{self, CannotEnforce, Capacities, Compiled, Divisions},
     counters::Counters,
     ids::Ids,
-    names::Names,
+    names::{CannotLookUp, Names},
     object, orphans,
     sets::{self, Changes, Edit, SetError},
     tables::{KernelTables, TablesError, max_ids, with_cause},
@@ -71,9 +72,18 @@ pub enum EnforcerError {
         /// Why.
         cause: Box<Self>,
     },
+    /// It cannot be said whether what the policy names is there.
+    #[error(transparent)]
+    Names(#[from] CannotLookUp),
     /// There is no such interface.
     #[error(transparent)]
     Interface(#[from] UnknownInterface),
+    /// The packets of an interface have no Ethernet headers, and would be misread.
+    #[error(
+        "packets of {0} have no Ethernet header, as those of tunnels, without which this version misreads them at an \
+         interface; name with --iface those at which it is to decide, or decide in the cgroup alone (--no-xdp --no-tc)"
+    )]
+    NoEthernet(String),
     /// A program could not be attached to an interface.
     #[error(transparent)]
     Tc(#[from] TcAttachError),
@@ -172,7 +182,7 @@ impl Enforcer {
     pub async fn start(options: &Options, policy: Policy) -> Result<Self, EnforcerError> {
         let policy = sets::sort(policy);
         let mut divisions = Divisions::default();
-        let compiled = compile::compile_again(&policy, Names::on_this_host(&policy), &mut divisions)?;
+        let compiled = compile::compile_again(&policy, Names::on_this_host(&policy)?, &mut divisions)?;
         let capacities = Capacities {
             flows: options.max_flows,
             ..Capacities::around(&compiled)
@@ -211,7 +221,7 @@ impl Enforcer {
         let mut policy = sets::sort(policy);
         let changes = self.changes.carried_to(&mut policy);
         let mut divisions = Divisions::default();
-        let compiled = compile::compile_again(&policy, Names::on_this_host(&policy), &mut divisions)?;
+        let compiled = compile::compile_again(&policy, Names::on_this_host(&policy)?, &mut divisions)?;
         self.capacities.hold(&compiled)?;
         let mut applied = Applied {
             policy: policy.name.clone(),
@@ -236,7 +246,7 @@ impl Enforcer {
     /// Puts the policy in force into force again if an interface or a cgroup that it names has come, gone or become
     /// another one; whether that was so. Mode and counters stay.
     pub fn refresh(&mut self) -> Result<bool, EnforcerError> {
-        let places = Names::on_this_host(self.policy());
+        let places = Names::on_this_host(self.policy())?;
         if places == self.in_force.contents.places {
             return Ok(false);
         }
@@ -283,7 +293,7 @@ impl Enforcer {
         for edit in edits {
             edit.apply(&mut self.in_force.policy);
         }
-        let renewed = self.renew(Names::on_this_host(self.policy()));
+        let renewed = self.renew(self.in_force.contents.places.clone());
         if renewed.is_err() {
             for edit in edits.iter().rev() {
                 edit.undone().apply(&mut self.in_force.policy);
@@ -464,12 +474,25 @@ impl Places {
         let names = match &options.interfaces {
             _ if options.wire.is_none() && !options.tc_egress => Vec::new(),
             Some(named) => named.clone(),
-            None => interface::names().into_iter().filter(|name| name != "lo").collect(),
+            None => interface::names()
+                .into_iter()
+                .filter(|name| name != decide::LOOPBACK)
+                .collect(),
         };
-        let interfaces = names
-            .iter()
-            .map(|name| Interface::find(name))
-            .collect::<Result<_, _>>()?;
+        let mut interfaces = Vec::new();
+        for name in &names {
+            let interface = Interface::find(name)?;
+            if has_ethernet(&interface)? {
+                interfaces.push(interface);
+            } else if options.interfaces.is_some() || interface.is_up() {
+                return Err(EnforcerError::NoEthernet(name.clone()));
+            } else {
+                log::warn!(
+                    "{name}, which is down, is left out: {}",
+                    EnforcerError::NoEthernet(name.clone())
+                );
+            }
+        }
         let cgroup = if options.by_cgroup {
             let hierarchy = Hierarchy::find()?;
             let name = options.cgroup.as_deref().unwrap_or("/");
@@ -479,6 +502,13 @@ impl Places {
         };
         Ok(Self { interfaces, cgroup })
     }
+}
+
+fn has_ethernet(interface: &Interface) -> Result<bool, CannotLookUp> {
+    wire::has_ethernet(interface).map_err(|cause| CannotLookUp::Interface {
+        name: interface.name.clone(),
+        cause,
+    })
 }
 
 /// The hooks that [`Enforcer::start`] would attach to, each with the interface or the cgroup's folder. Changes nothing.

@@ -19,6 +19,7 @@ use lab06_full_enforcer_common::{
 use serde::Serialize;
 
 use crate::{
+    api::HookStatus,
     compile::{self, Compiled},
     names::ImaginedSocket,
 };
@@ -59,8 +60,8 @@ pub struct Explanation {
     pub verdict: &'static str,
     /// The rule, or `default`, or `essential`.
     pub rule: String,
-    /// Where it is decided.
-    pub hook: &'static str,
+    /// Where it is decided: a hook, or two with `or` between them, or `none`.
+    pub hook: String,
     /// `rule` or `default`, or which of the essentials it is; `flow` for a rule that matches the packet that began the flow,
     /// `reverse_orientation` if the packet would pass the other way round.
     pub reason: String,
@@ -90,8 +91,17 @@ pub struct Step {
 /// How many rules a step names.
 pub const SHOWN: usize = 8;
 
-/// Decides about the packet under a policy, in the mode that the policy asks for or the one given.
-pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explanation {
+/// What is known of the enforcer that has the policy in force.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    /// The mode.
+    pub mode: Mode,
+    /// Where it is attached.
+    pub hooks: Vec<HookStatus>,
+}
+
+/// Decides about the packet under a policy, as it is in force, or else in the mode that it asks for.
+pub fn explain(compiled: &Compiled, query: &Query, in_force: Option<&InForce>) -> Explanation {
     let key = query.key();
     let classifier = Classifier {
         config: &compiled.config,
@@ -119,15 +129,15 @@ pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explan
                 _ => kind,
             };
             match classifier.decide_at_socket(&key, metadata, kind) {
-                Some(blocked) => (blocked, None, Hook::CgroupIngress),
-                None => (decision, by_flow, Hook::TcIngress),
+                Some(blocked) => (blocked, None, Hook::CgroupIngress.name().to_owned()),
+                None => (decision, by_flow, query.hook(in_force)),
             }
         }
-        direction => (decision, by_flow, Hook::for_direction(direction)),
+        _ => (decision, by_flow, query.hook(in_force)),
     };
     let mode = match decision.rule.mode {
         own if decision.reason == Reason::Rule && own == RuleMode::Observe as u8 => Mode::Observe,
-        _ => mode.unwrap_or(compiled.mode),
+        _ => in_force.map_or(compiled.mode, |in_force| in_force.mode),
     };
     let essential = key.upper.essential(key.ip_version, query.direction, is_loopback);
     let reason = match (decision.reason, essential) {
@@ -147,7 +157,7 @@ pub fn explain(compiled: &Compiled, query: &Query, mode: Option<Mode>) -> Explan
             Reason::Rule => compiled.names[decision.number as usize].clone(),
             reason => reason.name().to_owned(),
         },
-        hook: hook.name(),
+        hook,
         reason,
         mode: mode.name(),
         outcome: match (blocks, mode) {
@@ -284,14 +294,53 @@ fn in_snake_case(reason: decide::Reason) -> String {
         .unwrap_or_default()
 }
 
+/// In [`Explanation::hook`]: the enforcer is attached nowhere where the packet comes by.
+pub const NO_HOOK: &str = "none";
+
+impl InForce {
+    /// Whether it is attached to a hook where the packet comes by.
+    fn is_attached(&self, hook: Hook, query: &Query) -> bool {
+        let is_at = |status: &HookStatus| match (&query.interface, hook) {
+            (Some(interface), Hook::XdpIngress | Hook::TcIngress | Hook::TcEgress) => status.at == *interface,
+            _ => true,
+        };
+        self.hooks
+            .iter()
+            .any(|status| status.hook == hook.name() && is_at(status))
+    }
+}
+
 impl Query {
     /// The index of its interface, as the policy has it.
     fn interface(&self, compiled: &Compiled) -> u32 {
         match self.interface.as_deref() {
             None => 0,
-            Some("lo") => LOOPBACK,
+            Some(decide::LOOPBACK) => LOOPBACK,
             Some(name) => compiled.places.interface(name),
         }
+    }
+
+    /// The hooks that decide about what goes its way, of those to which the enforcer is attached; without one, of those to which
+    /// it would be.
+    fn hook(&self, in_force: Option<&InForce>) -> String {
+        let there = |hooks: [Hook; 2]| {
+            let is_there = |hook: &Hook| in_force.is_none_or(|in_force| in_force.is_attached(*hook, self));
+            let there: Vec<&str> = hooks.into_iter().filter(is_there).map(Hook::name).collect();
+            there
+        };
+        let hooks = match self.direction {
+            // One of them at each interface.
+            Direction::Ingress => there([Hook::XdpIngress, Hook::TcIngress]),
+            // What was decided in the cgroup is not decided again.
+            Direction::Egress => there([Hook::CgroupEgress, Hook::TcEgress])
+                .into_iter()
+                .take(1)
+                .collect(),
+        };
+        if hooks.is_empty() {
+            return NO_HOOK.to_owned();
+        }
+        hooks.join(" or ")
     }
 
     fn socket<'a>(&'a self, compiled: &'a Compiled) -> ImaginedSocket<'a> {

@@ -1,13 +1,16 @@
 //! The stable ids under which rules are counted: a rule keeps its id, and so its counters, from one policy to the next.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::{collections::VecDeque, sync::Arc};
+
+use foldhash::{HashMap, HashMapExt as _, HashSet};
 
 /// Which rule has which id.
 #[derive(Clone, Debug)]
 pub struct Ids {
     /// How many ids there are.
     most: u32,
-    by_name: BTreeMap<String, u32>,
+    /// Shared with copies until one of them changes.
+    by_name: Arc<HashMap<String, u32>>,
     /// Rules that are in no policy any more, the longest gone first: their counters wait for them to come back until
     /// somebody needs the place.
     gone: VecDeque<String>,
@@ -24,10 +27,10 @@ pub struct Assigned {
 
 impl Ids {
     /// So many ids, and nobody has one.
-    pub const fn new(most: u32) -> Self {
+    pub fn new(most: u32) -> Self {
         Self {
             most,
-            by_name: BTreeMap::new(),
+            by_name: Arc::new(HashMap::new()),
             gone: VecDeque::new(),
         }
     }
@@ -38,21 +41,36 @@ impl Ids {
     ///
     /// If there are more names than ids, which the limit on rules rules out.
     pub fn assign(&mut self, names: &[String]) -> Assigned {
+        if let Some(ids) = self.unchanged(names) {
+            let reused = Vec::new();
+            return Assigned { ids, reused };
+        }
         // Whoever stays or comes back is not gone; whoever is left behind has gone now.
         let in_force: HashSet<&String> = names.iter().collect();
         self.gone.retain(|name| !in_force.contains(name));
         let already_gone: HashSet<&String> = self.gone.iter().collect();
         let is_gone_now = |name: &&String| !in_force.contains(*name) && !already_gone.contains(*name);
-        let just_gone: Vec<String> = self.by_name.keys().filter(is_gone_now).cloned().collect();
+        let mut just_gone: Vec<String> = self.by_name.keys().filter(is_gone_now).cloned().collect();
+        just_gone.sort_unstable();
         self.gone.extend(just_gone);
         let mut reused = Vec::new();
         let ids = names.iter().map(|name| self.id_of(name, &mut reused)).collect();
         Assigned { ids, reused }
     }
 
+    /// The ids of these names, if they are the ones that have any.
+    fn unchanged(&self, names: &[String]) -> Option<Vec<u32>> {
+        if !self.gone.is_empty() || self.by_name.len() != names.len() {
+            return None;
+        }
+        names.iter().map(|name| self.by_name.get(name).copied()).collect()
+    }
+
     /// The rules that have ids, by name: those in force and those that have gone.
     pub fn all(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.by_name.iter().map(|(name, id)| (name.as_str(), *id))
+        let mut all: Vec<(&str, u32)> = self.by_name.iter().map(|(name, id)| (name.as_str(), *id)).collect();
+        all.sort_unstable();
+        all.into_iter()
     }
 
     fn id_of(&mut self, name: &str, reused: &mut Vec<u32>) -> u32 {
@@ -64,11 +82,12 @@ impl Ids {
             unused
         } else {
             let gone = self.gone.pop_front().expect("there are more ids than rules in force");
-            let id = self.by_name.remove(&gone).expect("who has gone had an id");
+            let by_name = Arc::make_mut(&mut self.by_name);
+            let id = by_name.remove(&gone).expect("who has gone had an id");
             reused.push(id);
             id
         };
-        self.by_name.insert(name.to_owned(), id);
+        Arc::make_mut(&mut self.by_name).insert(name.to_owned(), id);
         id
     }
 }

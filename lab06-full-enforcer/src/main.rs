@@ -27,7 +27,7 @@ use lab06_full_enforcer::{
     client::Client,
     compile::{self, Compiled, Cost},
     enforcer::{self, Enforcer},
-    explain::{self, Query, WrittenProtocol},
+    explain::{self, InForce, Query, WrittenProtocol},
     names::Names,
     report,
     server::Server,
@@ -415,7 +415,7 @@ impl RunOptions {
 }
 
 fn dry_run(places: &enforcer::Options, policy: &Policy) -> Result<Vec<String>> {
-    let names = Names::on_this_host(policy);
+    let names = Names::on_this_host(policy)?;
     let compiled = compile::compile_for(policy, names.clone())?;
     let mode = places.mode.unwrap_or(compiled.mode);
     let mut lines = vec![format!(
@@ -529,11 +529,16 @@ async fn ask_about_policy(command: &PolicyCommand, client: &Client) -> Result<()
                 Some(file) => enforceable(file)?,
                 None => client.get(api::path::POLICY).await?,
             };
-            let mode = match &options.policy {
-                Some(_) => None,
-                None => Some(mode_of(&client.get(api::path::MODE).await?)),
+            let in_force = if options.policy.is_some() {
+                None
+            } else {
+                let status: Status = client.get(api::path::STATUS).await?;
+                Some(InForce {
+                    mode: mode_of(&status.mode),
+                    hooks: status.hooks,
+                })
             };
-            let explanation = explain::explain(&compiled(&policy)?, &options.query()?, mode);
+            let explanation = explain::explain(&compiled(&policy)?, &options.query()?, in_force.as_ref());
             options.format.print(&explanation, report::explanation)
         }
         PolicyCommand::Diff { file, against, format } => {

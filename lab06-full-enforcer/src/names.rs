@@ -1,11 +1,18 @@
 //! What interfaces and cgroups are called in a policy, and what the kernel knows them by.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
-use enforcer_policy::model::{self, Policy};
+use enforcer_policy::{
+    decide,
+    model::{self, Policy},
+};
 use lab01_count_packets::interface::Interface;
-use lab04_cgroup_policy::cgroup::Hierarchy;
+use lab04_cgroup_policy::cgroup::{CgroupError, Hierarchy};
 use lab06_full_enforcer_common::key::{LOOPBACK, Socket};
+use thiserror::Error;
 
 /// The interfaces and cgroups that a policy names, as far as they are there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +21,29 @@ pub struct Names {
     pub interfaces: BTreeMap<String, u32>,
     /// By their paths below the root, as policies have them.
     pub cgroups: BTreeMap<String, CgroupId>,
+}
+
+/// Why it cannot be said whether an interface or a cgroup is there. Each text names cause and mend.
+#[derive(Debug, Error)]
+pub enum CannotLookUp {
+    /// An interface.
+    #[error("interface {name} cannot be looked up: {cause}; {}", mend(cause))]
+    Interface {
+        /// Its name.
+        name: String,
+        /// The kernel's words.
+        cause: io::Error,
+    },
+    /// A cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+}
+
+fn mend(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => "allow more open files (`ulimit -n`, LimitNOFILE= of systemd)",
+        _ => "see netdevice(7)",
+    }
 }
 
 /// What the kernel knows a cgroup by.
@@ -26,28 +56,43 @@ pub struct CgroupId {
 }
 
 impl Names {
-    /// Looks them up on this host.
-    pub fn on_this_host(policy: &Policy) -> Self {
-        // Asked twice a second: the hierarchy is looked for where a policy names a cgroup only.
-        let hierarchy = cgroups(policy).next().and_then(|_| Hierarchy::find().ok());
-        Self {
-            interfaces: interfaces(policy)
-                .filter_map(|name| Some((name.clone(), Interface::find(name).ok()?.index)))
-                .collect(),
-            cgroups: cgroups(policy)
-                .filter_map(|path| {
-                    let cgroup = hierarchy.as_ref()?.open(path.as_ref()).ok()?;
-                    let level = level(path);
-                    Some((path.clone(), CgroupId { id: cgroup.id(), level }))
-                })
-                .collect(),
+    /// Looks them up on this host. What is not there is left out; what cannot be looked up is an error.
+    pub fn on_this_host(policy: &Policy) -> Result<Self, CannotLookUp> {
+        let mut names = Self::default();
+        for name in interfaces(policy).collect::<BTreeSet<_>>() {
+            let found = Interface::look_up(name).map_err(|cause| CannotLookUp::Interface {
+                name: name.clone(),
+                cause,
+            })?;
+            names.interfaces.extend(found.map(|found| (found.name, found.index)));
         }
+        let paths: BTreeSet<&String> = cgroups(policy).collect();
+        if paths.is_empty() {
+            return Ok(names);
+        }
+        // Asked twice a second: the hierarchy is looked for where a policy names a cgroup only.
+        let hierarchy = match Hierarchy::find() {
+            Err(CgroupError::NoCgroup2) => return Ok(names),
+            hierarchy => hierarchy?,
+        };
+        for path in paths {
+            match hierarchy.open(path.as_ref()) {
+                Ok(cgroup) => {
+                    let (id, level) = (cgroup.id(), level(path));
+                    names.cgroups.insert(path.clone(), CgroupId { id, level });
+                }
+                Err(CgroupError::Missing { .. } | CgroupError::Elsewhere { .. }) => {}
+                Err(CgroupError::Refused { cause, .. }) if is_gone(&cause) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(names)
     }
 
     /// As if all of them were there, for those who ask about a policy and not about a host.
     pub fn imagined(policy: &Policy) -> Self {
         let names: BTreeSet<&String> = interfaces(policy).collect();
-        let index = |name: &str, number| if name == LOOPBACK_NAME { LOOPBACK } else { number };
+        let index = |name: &str, number| if name == decide::LOOPBACK { LOOPBACK } else { number };
         let interfaces = names.into_iter().zip(LOOPBACK + 1..);
         let paths: BTreeSet<&String> = cgroups(policy).collect();
         Self {
@@ -80,7 +125,13 @@ impl Names {
     }
 }
 
-const LOOPBACK_NAME: &str = "lo";
+/// Whether a cgroup was just being removed, or what is above it in its path is none.
+fn is_gone(cause: &io::Error) -> bool {
+    matches!(
+        cause.raw_os_error(),
+        Some(libc::ENODEV | libc::ENOTDIR | libc::ENAMETOOLONG)
+    )
+}
 
 fn interfaces(policy: &Policy) -> impl Iterator<Item = &String> {
     policy.rules.iter().flat_map(|rule: &model::Rule| &rule.interface)

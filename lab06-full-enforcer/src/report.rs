@@ -7,7 +7,7 @@ use lab01_count_packets::text::{Table, binary_bytes, grouped};
 use crate::{
     api::{Amounts, Applied, ChangeKind, ModeReport, SetChanged, SetEntry, SetReport, SetSummary, Stats, Status},
     compile::Cost,
-    explain::Explanation,
+    explain::{Explanation, NO_HOOK},
 };
 
 /// As lines.
@@ -266,7 +266,10 @@ pub fn explanation(explanation: &Explanation) -> Vec<String> {
     };
     let mut lines = vec![
         format!("{} {why}, {what}", explanation.verdict),
-        format!("decided at {}", explanation.hook),
+        match explanation.hook.as_str() {
+            NO_HOOK => "decided nowhere: the enforcer is not attached where it comes by".to_owned(),
+            hook => format!("decided at {hook}"),
+        },
     ];
     if !explanation.logged_by.is_empty() {
         lines.push(format!("counted before by {}", explanation.logged_by.join(", ")));

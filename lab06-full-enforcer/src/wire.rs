@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    ptr,
 };
 
 use aya::programs::{Xdp, xdp::XdpLink};
@@ -88,6 +89,41 @@ fn driver(interface: &str) -> io::Result<String> {
     const GET_DRIVER_INFO: u32 = 3;
     let mut info = [0_u32; 49];
     info[0] = GET_DRIVER_INFO;
+    let mut request = request(interface);
+    request.ifr_ifru.ifru_data = info.as_mut_ptr().cast();
+    // SAFETY: the structure lives until the call returns, and is as long as the kernel takes it for.
+    unsafe { ask(libc::SIOCETHTOOL, &mut request) }?;
+    let name: Vec<u8> = info[1..9].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let name = String::from_utf8_lossy(&name);
+    Ok(name.trim_end_matches('\0').to_owned())
+}
+
+/// Whether the packets of an interface have Ethernet headers, as those of tunnels have not (`tun`, `WireGuard`).
+pub fn has_ethernet(interface: &Interface) -> io::Result<bool> {
+    let mut request = request(&interface.name);
+    // SAFETY: no pointer is passed.
+    unsafe { ask(libc::SIOCGIFHWADDR, &mut request) }?;
+    // SAFETY: this member of the union is the one that was answered.
+    let hardware = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
+    Ok(matches!(hardware, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK))
+}
+
+/// A request about an interface.
+fn request(interface: &str) -> libc::ifreq {
+    // SAFETY: all-zero bytes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    request
+}
+
+/// Asks the kernel, which answers in the request.
+///
+/// # Safety
+///
+/// If the request has a pointer, it is to what the command reads and writes.
+unsafe fn ask(command: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
     // SAFETY: no pointers are passed.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
@@ -95,17 +131,9 @@ fn driver(interface: &str) -> io::Result<String> {
     }
     // SAFETY: the kernel has just made this descriptor for us.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: all-zero bytes are a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
-    request.ifr_ifru.ifru_data = info.as_mut_ptr().cast();
-    // SAFETY: request and structure live until the call returns, and the structure is as long as the kernel takes it for.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) } < 0 {
+    // SAFETY: the request lives until the call returns; of what it points to, the caller has said so.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), command, ptr::from_mut(request)) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    let name: Vec<u8> = info[1..9].iter().flat_map(|word| word.to_ne_bytes()).collect();
-    let name = String::from_utf8_lossy(&name);
-    Ok(name.trim_end_matches('\0').to_owned())
+    Ok(())
 }

@@ -120,7 +120,14 @@ fn a_packet_is_explained_in_every_format() {
                 "{packet}"
             );
             let egress = packet.contains("egress");
-            assert_eq!(told["hook"], if egress { "cgroup-egress" } else { "tc-ingress" });
+            assert_eq!(
+                told["hook"],
+                if egress {
+                    "cgroup-egress"
+                } else {
+                    "xdp-ingress or tc-ingress"
+                }
+            );
             assert_eq!(told["steps"].as_array().unwrap().len(), 6);
         }
     }
@@ -132,7 +139,7 @@ fn a_packet_is_explained_in_every_format() {
     };
     let told = explain(EXPLAINED[2].0).stdout;
     assert!(
-        told.starts_with("block by rule no-abuse, and it is dropped\ndecided at tc-ingress\n"),
+        told.starts_with("block by rule no-abuse, and it is dropped\ndecided at xdp-ingress or tc-ingress\n"),
         "{told}"
     );
     let told = explain(EXPLAINED[0].0).stdout;

@@ -8,7 +8,7 @@ use std::{
 
 use nix::sys::socket::{SockaddrIn, bind};
 use testbed::{
-    Cgroup, Host,
+    Cgroup, Host, Running,
     traffic::{self, Connection, Server},
 };
 
@@ -25,6 +25,7 @@ testbed::listed_tests![
     what_comes_in_for_a_user_is_blocked_at_the_socket,
     what_goes_by_an_interface_is_decided_by_its_name,
     an_interface_that_has_gone_is_told,
+    what_cannot_be_looked_up_is_not_taken_for_gone,
     what_a_mac_address_sends_is_decided_by_it,
 ];
 
@@ -215,6 +216,61 @@ fn an_interface_that_has_gone_is_told() {
         "{told}"
     );
     drop(enforcer);
+}
+
+fn what_cannot_be_looked_up_is_not_taken_for_gone() {
+    let lab = Lab::new();
+    let builds = lab.cgroup.child("builds").unwrap();
+    let _echo = Server::udp(&lab.server.host, 7).unwrap();
+    let text = format!(
+        "
+version: 1
+name: names
+mode: block
+rules:
+  - {{ name: by-interface, direction: ingress, interface: {}, protocol: udp, action: block }}
+  - {{ name: by-cgroup, direction: egress, cgroup: {}, action: block }}
+",
+        lab.server.interface,
+        path(&builds)
+    );
+    let enforcer = lab.enforce(&lab.file("policy.yaml", &text), &[]);
+    let outcomes = || {
+        let answer = Duration::from_millis(300);
+        let exchange = traffic::udp_exchange(&lab.client.host, (lab.server.ipv4, 7).into(), 1, answer);
+        let told = order(&lab.server.host, &builds, [format!("udp {}:514", lab.client.ipv4)]);
+        (exchange.unwrap().is_complete(), told)
+    };
+    let blocked = (false, ["denied".to_owned()]);
+    assert_eq!(outcomes(), blocked);
+    allow_files(&enforcer, 3);
+    let said = format!(
+        "the policy holds for what was there before: interface {} cannot be looked up: ",
+        lab.server.interface
+    );
+    enforcer.wait_for(&said, PATIENCE).unwrap();
+    assert_eq!(outcomes(), blocked);
+    allow_files(&enforcer, 1024);
+    assert_eq!(lab.json(&["status", "--json"])["missing"], serde_json::json!([]));
+    assert_eq!(outcomes(), blocked);
+}
+
+/// How many files a process may have open; those that it has stay open.
+fn allow_files(process: &Running, most: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: 1024,
+    };
+    // SAFETY: the structure lives until the call returns, and none is to be written to.
+    let done = unsafe {
+        libc::prlimit(
+            process.id().cast_signed(),
+            libc::RLIMIT_NOFILE,
+            &raw const limit,
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn what_a_mac_address_sends_is_decided_by_it() {

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::UdpSocket,
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
@@ -26,6 +27,7 @@ testbed::listed_tests![
     jumbo_frames_are_decided_at_xdp,
     a_header_behind_the_first_buffer_hides_no_port,
     an_interface_with_another_xdp_program_is_refused_or_decided_at_tc,
+    an_interface_whose_packets_have_no_ethernet_header_is_refused_by_its_name,
 ];
 
 const NO_DNS: &str = "
@@ -67,6 +69,27 @@ fn xdp_decides_where_it_is_asked_for() {
     });
     assert_eq!(lab.counted_at("xdp-ingress", "rule"), [1, 0, 1]);
     assert_eq!(lab.counted_at("tc-ingress", "rule"), [0; 3]);
+    let explained = |direction: &str, interface: &[&str]| {
+        let packet = [
+            "--direction",
+            direction,
+            "--src",
+            "192.0.2.1",
+            "--dst",
+            "192.0.2.2",
+            "--proto",
+            "udp",
+            "--dport",
+            "53",
+            "--json",
+        ];
+        let told = lab.json(&[&["policy", "explain"], &packet[..], interface].concat());
+        told["hook"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(explained("ingress", &[]), "xdp-ingress");
+    assert_eq!(explained("ingress", &["--iface", "eth0"]), "xdp-ingress");
+    assert_eq!(explained("ingress", &["--iface", "eth1"]), "none");
+    assert_eq!(explained("egress", &[]), "none");
     // The mode holds there, too.
     lab.done(&["mode", "observe"]);
     inject(&lab, 10);
@@ -86,13 +109,7 @@ fn frames_of_a_veth_are_decided_at_tc_unless_xdp_is_asked_for() {
 
 fn frames_of_a_driver_with_native_xdp_are_decided_there() {
     let lab = Lab::new();
-    let _tap = match lab.server.host.run(|| tap("tap0")) {
-        Ok(tap) => tap,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            unsupported("this kernel has no tap devices (CONFIG_TUN)")
-        }
-        Err(error) => panic!("{error}"),
-    };
+    let _tap = tap(&lab, "tap0", libc::IFF_TAP);
     let policy = lab.file("policy.yaml", NO_DNS);
     let policy = policy.to_str().unwrap();
     let told = lab.done(&["run", "--dry-run", "--iface", "tap0", "--no-cgroup", "--policy", policy]);
@@ -105,15 +122,82 @@ fn frames_of_a_driver_with_native_xdp_are_decided_there() {
     assert_eq!(wire(&lab), ("xdp-ingress".into(), "native".into()));
 }
 
-/// A device whose frames come from a process. It goes with the descriptor.
-fn tap(name: &str) -> io::Result<OwnedFd> {
-    let file = fs::File::options().read(true).write(true).open("/dev/net/tun")?;
+fn an_interface_whose_packets_have_no_ethernet_header_is_refused_by_its_name() {
+    let lab = Lab::new();
+    let _tun = tap(&lab, "tun0", libc::IFF_TUN);
+    let policy = lab.file("policy.yaml", NO_DNS);
+    let policy = policy.to_str().unwrap();
+    let run = ["run", "--policy", policy, "--no-cgroup"];
+    for args in [&["--iface", "tun0"][..], &["--iface", "tun0", "--dry-run"]] {
+        let error = lab.refused(&[&run[..], args].concat(), 1);
+        assert!(
+            error.contains("error: packets of tun0 have no Ethernet header"),
+            "{error}"
+        );
+    }
+    // Who names none does not mean what is down.
+    let told = lab.done(&[&run[..], &["--dry-run"]].concat());
+    assert!(told.contains(" at eth0\n") && !told.contains("tun0"), "{told}");
+    lab.server.host.run(|| set_up("tun0")).unwrap();
+    let error = lab.refused(&run, 1);
+    assert!(
+        error.contains("error: packets of tun0 have no Ethernet header"),
+        "{error}"
+    );
+    let error = lab.refused(&[&run[..], &["--dry-run"]].concat(), 1);
+    assert!(error.contains("--iface"), "{error}");
+    // The cgroup sees what goes by it from its IP header on.
+    let cgroup = lab.cgroup.path().to_str().unwrap();
+    let in_cgroup = [
+        "run",
+        "--policy",
+        policy,
+        "--no-xdp",
+        "--no-tc",
+        "--cgroup",
+        cgroup,
+        "--dry-run",
+    ];
+    let told = lab.done(&in_cgroup);
+    assert!(told.contains("cgroup-egress at "), "{told}");
+}
+
+/// A device whose packets come from a process, with Ethernet headers or without. It goes with the descriptor.
+fn tap(lab: &Lab, name: &str, kind: libc::c_int) -> OwnedFd {
+    match lab.server.host.run(|| make_tap(name, kind)) {
+        Ok(tap) => tap,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            unsupported("this kernel has no tap devices (CONFIG_TUN)")
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn set_up(name: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let mut request = request(name);
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
+    // SAFETY: the request lives until the call returns.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// A request about a device.
+fn request(name: &str) -> libc::ifreq {
     // SAFETY: all-zero bytes are a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = libc::c_char::from_ne_bytes([from]);
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
+    request
+}
+
+fn make_tap(name: &str, kind: libc::c_int) -> io::Result<OwnedFd> {
+    let file = fs::File::options().read(true).write(true).open("/dev/net/tun")?;
+    let mut request = request(name);
+    request.ifr_ifru.ifru_flags = (kind | libc::IFF_NO_PI) as i16;
     // SAFETY: the request lives until the call returns.
     if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } < 0 {
         return Err(io::Error::last_os_error());

@@ -23,10 +23,17 @@ use crate::{
 pub const PORTS: (u16, u16) = (1000, 443);
 
 /// Has `count` clients, `first` and the ones behind it, open a connection each to `server`, which `ingress` and `egress`
-/// see: a SYN in, its answer out, an ACK in. A thousand at a time, so that the SYNs do not push each other out of a table.
-pub fn shake_hands([ingress, egress]: [BorrowedFd<'_>; 2], first: Ipv4Addr, server: Ipv4Addr, count: u32) -> Result {
-    let inwards = Walk::from(first, Differs::Source)?;
-    let outwards = Walk::from(first, Differs::Destination)?;
+/// see in this context (see [`TestRun`]): a SYN in, its answer out, an ACK in. A thousand at a time, so that the SYNs do not
+/// push each other out of a table.
+pub fn shake_hands(
+    [ingress, egress]: [BorrowedFd<'_>; 2],
+    context: &[u8],
+    first: Ipv4Addr,
+    server: Ipv4Addr,
+    count: u32,
+) -> Result {
+    let inwards = Walk::from(first, Differs::Source)?.in_context(context);
+    let outwards = Walk::from(first, Differs::Destination)?.in_context(context);
     let (client_port, server_port) = PORTS;
     let from_client = || packets::ethernet().ipv4(first, server).tcp(client_port, server_port);
     let from_server = || packets::ethernet().ipv4(server, first).tcp(server_port, client_port);
@@ -73,6 +80,13 @@ impl Walk {
             .map(|before| Self { before })
     }
 
+    /// In this context: see [`TestRun`].
+    #[must_use]
+    pub fn in_context(mut self, context: &[u8]) -> Self {
+        context.clone_into(&mut self.before.context);
+        self
+    }
+
     /// Runs `program` once for each of the addresses with these numbers, on `frame` with that address in it. 0 is the
     /// first address.
     pub fn run(&self, program: BorrowedFd<'_>, frame: &[u8], numbers: Range<u32>) -> Result<TestOutcome> {
@@ -102,6 +116,13 @@ impl Draw {
         )
     }
 
+    /// In this context: see [`TestRun`].
+    #[must_use]
+    pub fn in_context(mut self, context: &[u8]) -> Self {
+        context.clone_into(&mut self.before.context);
+        self
+    }
+
     /// Runs `program` so often, on `frame` with such an address in it.
     pub fn run(&self, program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<TestOutcome> {
         // Others each time, or the cache would know them.
@@ -117,6 +138,7 @@ struct Before {
     program: OwnedFd,
     next_program: OwnedFd,
     state: OwnedFd,
+    context: Vec<u8>,
 }
 
 impl Before {
@@ -130,6 +152,7 @@ impl Before {
                 program,
                 next_program,
                 state,
+                context: Vec::new(),
             })
         };
         load().map_err(|error: io::Error| Error::system("making the program that changes addresses", error))
@@ -145,7 +168,11 @@ impl Before {
 
     fn run(&self, program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<TestOutcome> {
         before::put_behind(&self.next_program, program)?;
-        bpf::test_run(self.program.as_fd(), TestRun::repeated(frame, repeat))
+        let run = TestRun {
+            context: &self.context,
+            ..TestRun::repeated(frame, repeat)
+        };
+        bpf::test_run(self.program.as_fd(), run)
     }
 }
 

@@ -70,7 +70,8 @@ impl Filled {
             next_stranger: Cell::new(0),
             _tables: tables,
         };
-        shake_hands([filled.ingress.as_fd(), filled.egress.as_fd()], CLIENTS, SERVER, flows)?;
+        let both = [filled.ingress.as_fd(), filled.egress.as_fd()];
+        shake_hands(both, &[], CLIENTS, SERVER, flows)?;
         let statistics = counters.read(table.fill())?;
         let evicted = statistics.event(FlowEvent::EvictedEstablished);
         ensure!(

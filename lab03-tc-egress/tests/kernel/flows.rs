@@ -379,7 +379,7 @@ fn of_a_million_flows_each_is_kept_or_counted_as_evicted() {
     });
     let fds = [program.fd(Ingress).as_fd(), program.fd(Egress).as_fd()];
     let (clients, server) = (Ipv4Addr::new(10, 0, 0, 0), US.parse().unwrap());
-    walk::shake_hands(fds, clients, server, FLOWS).unwrap();
+    walk::shake_hands(fds, &[], clients, server, FLOWS).unwrap();
     let statistics = program.statistics();
     let met: Vec<u64> = [(Ingress, ListedPort), (Egress, Flow), (Ingress, Flow)]
         .map(|(direction, reason)| statistics.of(direction, reason).packets)

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use testbed::figures::{Figures, Shown, markdown_table};
+use testbed::figures::{Figure, Figures, Shown, markdown_table};
 
 /// A row for each aim.
 #[derive(Default, Serialize)]
@@ -21,29 +21,29 @@ struct Aim {
 
 impl Aims {
     /// What a row of figures has above its floor is to be so many nanoseconds at most.
-    pub fn above_floor(&mut self, figures: &Figures, row: &str, at_most_ns: i32) {
-        let found = figures.rows.iter().find(|figure| figure.name == row);
-        if let Some(figure) = found {
-            self.add(row, at_most_ns.into(), figure.above_floor_ns as f64, "ns");
-        }
+    pub fn above_floor(&mut self, what: &str, figures: &Figures, row: &str, at_most_ns: i32) {
+        let measured = found(figures, row).above_floor_ns as f64;
+        self.add(what, at_most_ns.into(), measured, "ns");
     }
 
     /// What a row of figures takes is to be so many times its floor at most.
-    pub fn times_floor(&mut self, figures: &Figures, row: &str, at_most: f64) {
-        let found = figures.rows.iter().find(|figure| figure.name == row);
-        if let Some(figure) = found {
-            let times = f64::from(figure.program_ns) / f64::from(figure.floor_ns.max(1));
-            self.add(&format!("dropping, {row}"), at_most, times, "× dropping all");
-        }
+    pub fn times_floor(&mut self, what: &str, figures: &Figures, row: &str, at_most: f64) {
+        let figure = found(figures, row);
+        let times = f64::from(figure.program_ns) / f64::from(figure.floor_ns.max(1));
+        self.add(what, at_most, times, "×");
+    }
+
+    /// What a row of figures has above its floor is to be so many times that of another row at most.
+    pub fn times_other(&mut self, what: &str, figures: &Figures, [row, other]: [&str; 2], at_most: f64) {
+        let [above, of_other] = [row, other].map(|row| found(figures, row).above_floor_ns.max(1) as f64);
+        self.add(what, at_most, above / of_other, "×");
     }
 
     /// What a row of figures takes is to be so many percent above its floor at most.
-    pub fn percent_above_floor(&mut self, figures: &Figures, row: &str, at_most: f64) {
-        let found = figures.rows.iter().find(|figure| figure.name == row);
-        if let Some(figure) = found {
-            let percent = figure.above_floor_ns as f64 * 100.0 / f64::from(figure.floor_ns.max(1));
-            self.add(&format!("a web server, {row}"), at_most, percent, "% of its CPU time");
-        }
+    pub fn percent_above_floor(&mut self, what: &str, figures: &Figures, row: &str, at_most: f64) {
+        let figure = found(figures, row);
+        let percent = figure.above_floor_ns as f64 * 100.0 / f64::from(figure.floor_ns.max(1));
+        self.add(what, at_most, percent, "%");
     }
 
     /// Anything else.
@@ -78,13 +78,23 @@ impl Aims {
     }
 }
 
+/// The row of this name.
+///
+/// # Panics
+///
+/// If there is none: an aim may not go missing because a row is called otherwise.
+fn found<'a>(figures: &'a Figures, row: &str) -> &'a Figure {
+    let found = figures.rows.iter().find(|figure| figure.name == row);
+    found.unwrap_or_else(|| panic!("no row is called {row:?}"))
+}
+
 const HEADS: [&str; 4] = ["", "at most", "measured", ""];
 
 impl Shown for Aims {
     fn table(&self) -> String {
         let mut text = String::new();
         for [what, aim, measured, met] in self.cells() {
-            let _ = writeln!(text, "{what:<50}  {aim:>22}  {measured:>8}  {met}");
+            let _ = writeln!(text, "{what:<64}  {aim:>8}  {measured:>8}  {met}");
         }
         text
     }

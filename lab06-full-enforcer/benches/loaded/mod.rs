@@ -1,60 +1,83 @@
-//! The programs with a policy in their tables, and rows of what packets cost that meet it.
+//! The programs with a policy in their tables.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use anyhow::{Result, ensure};
 use aya::{
     Ebpf,
-    programs::{CgroupSkb, ProgramFd, SchedClassifier},
+    programs::{CgroupSkb, ProgramFd, SchedClassifier, Xdp},
 };
 use enforcer_policy::Policy;
 use lab01_count_packets::load;
 use lab06_full_enforcer::{
+    api::FlowEvents,
     compile::{Capacities, compile},
     counters::Counters,
     object,
     tables::KernelTables,
 };
 
-/// Both programs, with a policy in force.
+/// The programs, with a policy in force.
 pub struct Loaded {
     // Keeps the programs and those maps alive that nothing below holds.
     _ebpf: Ebpf,
-    ingress: ProgramFd,
-    egress: ProgramFd,
+    programs: Programs,
     _tables: KernelTables,
     counters: Counters,
     rules: u32,
 }
 
 impl Loaded {
-    /// With this policy.
+    /// With this policy, and without a table of flows: each packet is decided about for itself.
     pub fn with(policy: &Policy) -> Result<Self> {
+        Self::following(0, policy)
+    }
+
+    /// With this policy, and so many flows followed at once.
+    pub fn following(flows: u32, policy: &Policy) -> Result<Self> {
         let compiled = compile(policy)?;
-        let capacities = Capacities::around(&compiled);
-        let mut ebpf = object::load(&capacities, true)?;
-        let [ingress, egress] = load_programs(&mut ebpf)?;
+        let capacities = Capacities {
+            flows,
+            ..Capacities::around(&compiled)
+        };
+        // A test run's packet has a socket, so TC egress would leave it to the cgroup.
+        let mut ebpf = object::load(&capacities, false)?;
+        let programs = Programs::load(&mut ebpf)?;
         let mut tables = KernelTables::take(&mut ebpf, capacities)?;
         let counters = Counters::take(&mut ebpf)?;
         tables.apply(&compiled, compiled.mode)?;
         Ok(Self {
             _ebpf: ebpf,
-            ingress,
-            egress,
+            programs,
             _tables: tables,
             counters,
             rules: policy.rules.len() as u32,
         })
     }
 
+    /// What decides about packets that come in, at XDP.
+    pub fn xdp(&self) -> BorrowedFd<'_> {
+        self.programs.xdp.as_fd()
+    }
+
     /// What decides about packets that come in, at TC.
     pub fn ingress(&self) -> BorrowedFd<'_> {
-        self.ingress.as_fd()
+        self.programs.ingress.as_fd()
+    }
+
+    /// What decides about packets that leave and are no socket's, at TC.
+    pub fn leaving(&self) -> BorrowedFd<'_> {
+        self.programs.leaving.as_fd()
     }
 
     /// What decides about packets that sockets send.
     pub fn egress(&self) -> BorrowedFd<'_> {
-        self.egress.as_fd()
+        self.programs.egress.as_fd()
+    }
+
+    /// What looks for rules that block a packet by the socket that it is for.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.programs.socket.as_fd()
     }
 
     /// How many rules have decided about packets so far; none may have been malformed.
@@ -67,18 +90,48 @@ impl Loaded {
         }
         Ok(met)
     }
+
+    /// What has happened in the table of flows.
+    pub fn flow_events(&self) -> Result<FlowEvents> {
+        Ok(self.counters.flow_events()?)
+    }
 }
 
-/// Brings both programs of the object into the kernel: at ingress, at egress.
-pub fn load_programs(ebpf: &mut Ebpf) -> Result<[ProgramFd; 2]> {
-    let ingress: &mut SchedClassifier = load::program(ebpf, "enforce_ingress", "TC")?;
-    ingress
-        .load()
-        .map_err(|error| load::explain_program("enforce_ingress", error))?;
-    let ingress = ingress.fd()?.try_clone()?;
-    let egress: &mut CgroupSkb = load::program(ebpf, "enforce_egress", "cgroup_skb")?;
-    egress
-        .load()
-        .map_err(|error| load::explain_program("enforce_egress", error))?;
-    Ok([ingress, egress.fd()?.try_clone()?])
+/// The object's programs in the kernel.
+pub struct Programs {
+    xdp: ProgramFd,
+    ingress: ProgramFd,
+    leaving: ProgramFd,
+    egress: ProgramFd,
+    socket: ProgramFd,
+}
+
+impl Programs {
+    /// Brings them there.
+    pub fn load(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(Self {
+            xdp: {
+                let program: &mut Xdp = load::program(ebpf, "enforce_xdp", "XDP")?;
+                let loaded = program.load();
+                loaded.map_err(|error| load::explain_program("enforce_xdp", error))?;
+                program.fd()?.try_clone()?
+            },
+            ingress: load_tc(ebpf, "enforce_ingress")?,
+            leaving: load_tc(ebpf, "enforce_leaving")?,
+            egress: load_cgroup_skb(ebpf, "enforce_egress")?,
+            socket: load_cgroup_skb(ebpf, "enforce_socket")?,
+        })
+    }
+}
+
+fn load_tc(ebpf: &mut Ebpf, name: &'static str) -> Result<ProgramFd> {
+    let program: &mut SchedClassifier = load::program(ebpf, name, "TC")?;
+    program.load().map_err(|error| load::explain_program(name, error))?;
+    Ok(program.fd()?.try_clone()?)
+}
+
+fn load_cgroup_skb(ebpf: &mut Ebpf, name: &'static str) -> Result<ProgramFd> {
+    let program: &mut CgroupSkb = load::program(ebpf, name, "cgroup_skb")?;
+    program.load().map_err(|error| load::explain_program(name, error))?;
+    Ok(program.fd()?.try_clone()?)
 }

@@ -1,6 +1,8 @@
 //! What a decision costs a packet, by the number of rules, in test runs: the same packet again and again, and another one
 //! each time.
 
+mod flows;
+mod hooks;
 mod others;
 mod sets;
 
@@ -19,6 +21,8 @@ use crate::{
     random::Dice,
     shapes::{self, Shape},
 };
+pub use flows::{FOLLOWED, by_flows};
+pub use hooks::by_hooks;
 use others::Others;
 pub use sets::by_sets;
 
@@ -71,7 +75,6 @@ pub struct Curve {
 pub fn by_rules(rounds: u8) -> Result<(Figures, Figures, Vec<Curve>)> {
     let (link, context) = place()?;
     let empty = empty_program(ProgramType::SchedCls)?;
-    let empty_egress = empty_program(ProgramType::CgroupSkb)?;
     let mut cases = Vec::new();
     for shape in Shape::ALL {
         for rules in RULES {
@@ -83,7 +86,6 @@ pub fn by_rules(rounds: u8) -> Result<(Figures, Figures, Vec<Curve>)> {
     for case in &cases {
         rows.push(case.fixed(&empty, &context));
         rows.push(case.spread(&empty, &context));
-        rows.push(case.sent(&empty_egress, &context));
     }
     let mut other_rows = Vec::new();
     for case in &compared {
@@ -137,6 +139,13 @@ fn context(interface: u32) -> Vec<u8> {
     let mut context = vec![0; 44];
     context[40..].copy_from_slice(&interface.to_ne_bytes());
     context
+}
+
+/// A `struct xdp_md` of a frame of an interface, whose index is in the field `ingress_ifindex`: `data`, `data_end`,
+/// `data_meta`, and behind it `rx_queue_index` and `egress_ifindex`.
+fn xdp_context(frame: &[u8], interface: u32) -> Vec<u8> {
+    let fields = [0, frame.len() as u32, 0, interface, 0, 0];
+    fields.iter().flat_map(|field| field.to_ne_bytes()).collect()
 }
 
 impl Case {
@@ -198,16 +207,6 @@ impl Case {
             format!("{}: {way}", self.name),
             move || Ok(self.drawn.run(empty.as_fd(), context, RUNS)?.duration_ns),
             move || Ok(self.drawn.run(program, context, runs)?.duration_ns),
-        )
-    }
-
-    /// The same packet again and again, at `cgroup_skb` egress.
-    fn sent<'a>(&'a self, empty: &'a OwnedFd, context: &'a [u8]) -> Row<'a> {
-        let measure = |program| repeat(program, &self.fixed, context);
-        Row::new(
-            format!("{}: fixed, at cgroup_skb egress", self.name),
-            move || measure(empty.as_fd()),
-            move || measure(self.loaded.egress()),
         )
     }
 }

@@ -1,8 +1,8 @@
 //! From one host to another, all the way across a veth pair: frames as a card would bring them, and what ordinary sockets
 //! send. One CPU sends and receives, as veth receives on the CPU that sends.
 //!
-//! Beside the enforcer stand a TC program that drops everything, no program at all, and nftables at its earliest hook, if
-//! it is installed.
+//! Beside the enforcer stand a program that drops everything, no program at all, and nftables at its earliest hook, if it is
+//! installed.
 
 use std::{
     io::Write as _,
@@ -19,20 +19,21 @@ use enforcer_policy::{
 };
 use testbed::{
     Error, Host, Link, Result,
-    bpf::{ProgramType, attach_tcx, program_returning},
+    bpf::{ProgramType, TcxLink, XdpLink, XdpMode, attach_tcx, attach_xdp, empty_program, program_returning},
     figures::{self, Figures, Row},
     spread::numbers,
     stay_on_cpu,
 };
 
-use crate::loaded::Loaded;
+use crate::{loaded::Loaded, packet::FOLLOWED};
 
 /// How many frames are sent for one measurement.
 const FRAMES: usize = 60_000;
 /// How many different frames there are.
 const DIFFERENT: usize = 8192;
-/// `TC_ACT_SHOT`.
+/// `TC_ACT_SHOT`, `XDP_DROP`.
 const DROP: u32 = 2;
+const DROP_AT_XDP: u32 = 1;
 /// Where nobody reads what comes.
 const PORT: u16 = 4000;
 
@@ -40,14 +41,24 @@ const PORT: u16 = 4000;
 #[derive(Clone, Copy)]
 enum Means<'a> {
     Nothing,
+    Xdp(BorrowedFd<'a>),
     Tc(BorrowedFd<'a>),
     Nftables(&'a str),
+}
+
+/// Detaches what is attached when it is dropped.
+enum Attached {
+    Nothing,
+    Xdp(#[expect(dead_code, reason = "kept for what dropping it does")] XdpLink),
+    Tc(#[expect(dead_code, reason = "kept for what dropping it does")] TcxLink),
 }
 
 /// Dropped, beside a program that drops all; accepted, beside no program.
 pub fn measure(rounds: u8) -> anyhow::Result<[Figures; 3]> {
     let road = Road::build()?;
     let drop_all = program_returning(ProgramType::SchedCls, DROP)?;
+    let drop_all_at_xdp = program_returning(ProgramType::Xdp, DROP_AT_XDP)?;
+    let empty_at_xdp = empty_program(ProgramType::Xdp)?;
     let lists: Vec<List> = [(1_000, "1,000"), (100_000, "100,000")]
         .into_iter()
         .map(|(count, told)| List::of(count, told))
@@ -56,19 +67,25 @@ pub fn measure(rounds: u8) -> anyhow::Result<[Figures; 3]> {
     let rulesets: Vec<String> = lists.iter().map(|list| ruleset(interface, &list.prefixes)).collect();
     let (mut dropped, mut accepted, mut sent) = (Vec::new(), Vec::new(), Vec::new());
     for (list, ruleset) in lists.iter().zip(&rulesets) {
-        let mut means = vec![("the enforcer", Means::Tc(list.loaded.ingress()))];
+        let (at_tc, at_xdp) = (Means::Tc(drop_all.as_fd()), Means::Xdp(drop_all_at_xdp.as_fd()));
+        let mut means = vec![
+            ("the enforcer at TC", Means::Tc(list.loaded.ingress()), at_tc),
+            ("the enforcer at XDP", Means::Xdp(list.loaded.xdp()), at_xdp),
+        ];
         if has_nft() {
-            means.push(("nftables", Means::Nftables(ruleset)));
+            means.push(("nftables", Means::Nftables(ruleset), at_tc));
         }
-        for (who, means) in means {
+        for (who, means, dropping_all) in means {
             let name = format!("{who}, a set of {} prefixes", list.told);
-            let on_list = road.frames(|number| list.inside[number as usize % list.inside.len()]);
-            dropped.push(road.frames_row(&name, on_list, Means::Tc(drop_all.as_fd()), means));
-            let others = road.frames(|number| OUTSIDE | number as u32 & 0xffff);
-            accepted.push(road.frames_row(&name, others, Means::Nothing, means));
+            dropped.push(road.frames_row(&name, list.frames(&road), dropping_all, means));
+            accepted.push(road.frames_row(&name, road.other_frames(), Means::Nothing, means));
             sent.push(road.sockets_row(&name, Means::Nothing, means));
         }
     }
+    let name = "an empty program at XDP";
+    let means = Means::Xdp(empty_at_xdp.as_fd());
+    accepted.push(road.frames_row(name, road.other_frames(), Means::Nothing, means));
+    sent.push(road.sockets_row(name, Means::Nothing, means));
     Ok([
         figures::measure(&mut dropped, rounds)?.above("drops all"),
         figures::measure(&mut accepted, rounds)?.above("nothing"),
@@ -97,9 +114,14 @@ impl List {
         Ok(Self {
             told,
             inside: inside.collect(),
-            loaded: Loaded::with(&blocking(prefixes.clone()))?,
+            loaded: Loaded::following(FOLLOWED, &blocking(prefixes.clone()))?,
             prefixes,
         })
+    }
+
+    /// From addresses of the list.
+    fn frames(&self, road: &Road) -> Vec<Vec<u8>> {
+        road.frames(|number| self.inside[number as usize % self.inside.len()])
     }
 }
 
@@ -176,6 +198,11 @@ impl Road {
         numbers(7).map(frame).take(DIFFERENT).collect()
     }
 
+    /// From addresses that no list has.
+    fn other_frames(&self) -> Vec<Vec<u8>> {
+        self.frames(|number| OUTSIDE | number as u32 & 0xffff)
+    }
+
     fn frames_row<'a>(&'a self, name: &str, frames: Vec<Vec<u8>>, floor: Means<'a>, means: Means<'a>) -> Row<'a> {
         let again = frames.clone();
         Row::new(
@@ -217,11 +244,12 @@ impl Road {
 
     fn timed(&self, means: Means<'_>, send: impl FnOnce() -> Result<()> + Send) -> Result<u32> {
         let _attached = match means {
-            Means::Nothing => None,
-            Means::Tc(program) => Some(attach_tcx(program, &self.link.right)?),
+            Means::Nothing => Attached::Nothing,
+            Means::Xdp(program) => Attached::Xdp(attach_xdp(program, &self.link.right, XdpMode::Native)?),
+            Means::Tc(program) => Attached::Tc(attach_tcx(program, &self.link.right)?),
             Means::Nftables(ruleset) => {
                 self.nft(ruleset)?;
-                None
+                Attached::Nothing
             }
         };
         // A thread of its own, as it stays on one CPU for good.

@@ -21,6 +21,7 @@ use testbed::{
 
 use crate::{
     loaded::Loaded,
+    packet::FOLLOWED,
     random::Dice,
     shapes::{self, Shape},
 };
@@ -28,8 +29,8 @@ use crate::{
 /// How many calls are made in a round.
 const CALLS: u32 = 20_000;
 
-/// Policies of so many rules.
-const RULES: [usize; 3] = [10, 1_000, 100_000];
+/// Policies of so many rules, with so many flows followed at once.
+const CASES: [(usize, u32); 4] = [(10, FOLLOWED), (1_000, FOLLOWED), (1_000, 0), (100_000, FOLLOWED)];
 
 const PORT: u16 = 4000;
 
@@ -54,12 +55,15 @@ pub fn measure(rounds: u8) -> Result<Figures> {
     let bare = place("without", None)?;
     let mut places = vec![place("an empty program at egress", Some(empty.as_fd()))?];
     let mut programs = Vec::new();
-    for rules in RULES {
+    for (rules, flows) in CASES {
         let mut policy = shapes::policy(Shape::Acl, rules, &mut Dice::new(6));
         // The same decision, and no send is refused.
         policy.mode = Mode::Observe;
-        let loaded = Loaded::with(&policy)?;
-        let name = format!("the enforcer, acl, {} rules", grouped(rules as u64));
+        let loaded = Loaded::following(flows, &policy)?;
+        let mut name = format!("the enforcer, acl, {} rules", grouped(rules as u64));
+        if flows == 0 {
+            name.push_str(", without flows");
+        }
         places.push(place(&name, Some(loaded.egress()))?);
         programs.push(loaded);
     }

@@ -12,7 +12,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use enforcer_policy::{Policy, model::Mode, read::read_path};
+use enforcer_policy::{
+    Policy,
+    model::{Action, Direction, Mode, Per, Protocol, Range, Rate, RateLimit, Rule},
+    read::read_path,
+};
 use lab04_cgroup_policy::{
     attach::{CgroupLink, Hook},
     cgroup::Hierarchy,
@@ -26,6 +30,7 @@ use testbed::{
 
 use crate::{
     loaded::Loaded,
+    packet::FOLLOWED,
     random::Dice,
     shapes::{self, Shape},
 };
@@ -47,17 +52,24 @@ struct Site {
     _cgroup: Cgroup,
 }
 
-/// With the policy of the guide's web server, and with ten thousand rules, beside no program. Both only observe, which
-/// decides in the same way.
+/// With the policy of the guide's web server, and with ten thousand rules in front of the one that lets the requests in,
+/// beside no program.
 pub fn measure(rounds: u8) -> Result<Figures> {
     let site = Site::build()?;
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/web-server.yaml"));
     let mut web_server = read_path(path).policy.context("the example cannot be read")?;
-    let mut many = shapes::policy(Shape::Acl, 10_000, &mut Dice::new(6));
-    let mut programs = Vec::new();
-    for (name, policy) in [("web-server.yaml", &mut web_server), ("acl, 10,000 rules", &mut many)] {
-        programs.push((name, loaded(policy)?));
-    }
+    web_server.mode = Mode::Block;
+    let web = web_server.rules.iter_mut().find(|rule| rule.name == "web");
+    // One client asks as fast as it can; the bucket is to count, and not to stop it.
+    web.context("the example has no rule web")?.action = Action::RateLimit(RateLimit {
+        rate: Rate::Packets(1_000_000_000),
+        burst: 1_000_000,
+        per: Per::Source,
+    });
+    let programs = [
+        ("web-server.yaml", Loaded::following(FOLLOWED, &web_server)?),
+        ("acl, 10,000 rules", Loaded::following(FOLLOWED, &many_rules())?),
+    ];
     let mut rows: Vec<Row<'_>> = Vec::new();
     for (name, loaded) in &programs {
         let site = &site;
@@ -68,9 +80,17 @@ pub fn measure(rounds: u8) -> Result<Figures> {
     Ok(figures.a("request").above("no program"))
 }
 
-fn loaded(policy: &mut Policy) -> Result<Loaded> {
-    policy.mode = Mode::Observe;
-    Loaded::with(policy)
+fn many_rules() -> Policy {
+    let mut policy = shapes::policy(Shape::Acl, 9_999, &mut Dice::new(6));
+    for rule in &mut policy.rules {
+        rule.action = Action::Allow;
+    }
+    let mut web = Rule::new("web", Action::Allow);
+    web.direction = Some(Direction::Ingress);
+    web.protocol = Some(Protocol::TCP);
+    web.destination_ports = vec![Range::single(PORT)];
+    policy.rules.push(web);
+    policy
 }
 
 impl Site {

@@ -10,7 +10,9 @@ use std::{
 use aya::{
     Ebpf,
     maps::MapError,
-    programs::{CgroupSkb, SchedClassifier, Xdp},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSock, CgroupSockAddr, SchedClassifier, Xdp, cgroup_sock::CgroupSockLink,
+    },
 };
 use enforcer_policy::{
     decide,
@@ -37,7 +39,9 @@ use crate::{
     },
     compile::{self, CannotEnforce, Capacities, Compiled, Divisions},
     counters::Counters,
+    groups,
     ids::Ids,
+    local::{LocalPrefixes, Prefixes, prefixes},
     names::{CannotLookUp, Names},
     object, orphans,
     sets::{self, Changes, Edit, SetError},
@@ -60,6 +64,9 @@ pub enum EnforcerError {
     /// The counters could not be read or set.
     #[error("the counters cannot be read or set: {}", with_cause(.0))]
     Counters(#[from] MapError),
+    /// Which destinations are the host's own is not known.
+    #[error("the host's routes of type local cannot be read or kept: {0}; start it with --no-connect")]
+    Local(#[from] io::Error),
     /// Another policy could not be put into force.
     #[error(
         "policy {policy} could not be put into force: {cause}\nrollback_ok: policy {stays} is in force as before, with its counters"
@@ -120,6 +127,9 @@ pub struct Options {
     pub cgroup: Option<String>,
     /// Whether it is attached to the cgroup. If not, TC decides about all that leaves.
     pub by_cgroup: bool,
+    /// Whether calls of `connect` and `sendmsg` are refused there, where their packets would be blocked whatever they look
+    /// like.
+    pub at_calls: bool,
     /// How many flows are followed at once; none if 0.
     pub max_flows: u32,
     /// The mode, whatever policies and commands say.
@@ -131,6 +141,9 @@ pub struct Enforcer {
     // Detached first, so that no packet meets a program whose tables are being taken down.
     attached: Attached,
     kernel: Kernel,
+    local: LocalPrefixes,
+    /// Whether groups are kept with sockets, or nobody wants to know.
+    keeps_groups: bool,
     capacities: Capacities,
     in_force: InForce,
     /// In what its sets differ from the policy that was applied.
@@ -174,6 +187,7 @@ struct Attached {
     _xdp: Vec<OnWire>,
     _tc: Vec<TcHooks>,
     _cgroup: Vec<CgroupLink>,
+    _groups: Option<CgroupSockLink>,
     hooks: Vec<HookStatus>,
 }
 
@@ -189,15 +203,24 @@ impl Enforcer {
         };
         let places = Places::find(options)?;
         let mut ebpf = load_programs(&capacities, options, &places)?;
+        let keeps_groups = !options.by_cgroup || groups::are_kept(&mut ebpf);
+        groups::check(&policy, keeps_groups)?;
         let mut kernel = Kernel {
             tables: KernelTables::take(&mut ebpf, capacities)?,
             counters: Counters::take(&mut ebpf)?,
             ids: Ids::new(max_ids(&capacities)),
         };
         let contents = kernel.put_into_force(compiled, options.mode)?;
+        let mut local = LocalPrefixes::take(&mut ebpf)?;
+        // If they cannot be read, calls are left alone, and the server says why.
+        if let Ok(prefixes) = prefixes().await {
+            local.set(&prefixes)?;
+        }
         Ok(Self {
             attached: Attached::to(&places, options, &mut ebpf).await?,
             kernel,
+            local,
+            keeps_groups,
             capacities,
             in_force: InForce { policy, contents },
             changes: Changes::default(),
@@ -220,6 +243,7 @@ impl Enforcer {
     pub fn apply(&mut self, policy: Policy, dry_run: bool) -> Result<Applied, EnforcerError> {
         let mut policy = sets::sort(policy);
         let changes = self.changes.carried_to(&mut policy);
+        groups::check(&policy, self.keeps_groups)?;
         let mut divisions = Divisions::default();
         let compiled = compile::compile_again(&policy, Names::on_this_host(&policy)?, &mut divisions)?;
         self.capacities.hold(&compiled)?;
@@ -252,6 +276,15 @@ impl Enforcer {
         }
         self.renew(places)?;
         Ok(true)
+    }
+
+    /// Which destinations are the host's own from now on; `None` if that is not known, and no call is to be refused.
+    pub fn set_local(&mut self, prefixes: Option<&Prefixes>) -> Result<(), EnforcerError> {
+        match prefixes {
+            Some(prefixes) => self.local.set(prefixes)?,
+            None => self.local.leave_calls_alone()?,
+        }
+        Ok(())
     }
 
     /// Adds an entry to a set of the policy in force, or removes one. Mode and counters stay.
@@ -523,8 +556,10 @@ pub fn places(options: &Options) -> Result<Vec<(&'static str, String)>, Enforcer
         hooks.into_iter().flatten().map(|hook| (hook, interface.name.clone()))
     });
     let cgroup = places.cgroup.iter();
-    let cgroup = cgroup
-        .flat_map(|cgroup| CGROUP_PROGRAMS.map(|program| (program.hook.name(), cgroup.path().display().to_string())));
+    let cgroup = cgroup.flat_map(|cgroup| {
+        let programs = cgroup_programs(options);
+        programs.map(|program| (program.hook.name(), cgroup.path().display().to_string()))
+    });
     Ok(interfaces.chain(cgroup).collect())
 }
 
@@ -550,13 +585,26 @@ fn load_programs(capacities: &Capacities, options: &Options, places: &Places) ->
         }
     }
     if places.cgroup.is_some() {
-        for CgroupProgram { name, .. } in CGROUP_PROGRAMS {
-            let program: &mut CgroupSkb = load::program(&mut ebpf, name, "cgroup_skb")?;
-            program.load().map_err(|error| load::explain_program(name, error))?;
-        }
+        load_cgroup_programs(&mut ebpf, options)?;
     }
     Ok(ebpf)
 }
+
+fn load_cgroup_programs(ebpf: &mut Ebpf, options: &Options) -> Result<(), LoadError> {
+    for CgroupProgram { name, hook, .. } in cgroup_programs(options) {
+        let loaded = if hook.is_of_calls() {
+            load::program::<CgroupSockAddr>(ebpf, name, "cgroup_sock_addr")?.load()
+        } else {
+            load::program::<CgroupSkb>(ebpf, name, "cgroup_skb")?.load()
+        };
+        loaded.map_err(|error| load::explain_program(name, error))?;
+    }
+    let program: &mut CgroupSock = load::program(ebpf, NOTE_GROUP, "cgroup_sock")?;
+    program.load().map_err(|error| load::explain_program(NOTE_GROUP, error))
+}
+
+/// The program of the object that keeps the groups of sockets.
+const NOTE_GROUP: &str = "note_group";
 
 /// The program of the object that is attached to drivers.
 const XDP: &str = "enforce_xdp";
@@ -589,7 +637,7 @@ struct CgroupProgram {
     attach_to: Hook,
 }
 
-const CGROUP_PROGRAMS: [CgroupProgram; 2] = [
+const CGROUP_PROGRAMS: [CgroupProgram; 6] = [
     CgroupProgram {
         name: "enforce_egress",
         hook: key::Hook::CgroupEgress,
@@ -600,7 +648,34 @@ const CGROUP_PROGRAMS: [CgroupProgram; 2] = [
         hook: key::Hook::CgroupIngress,
         attach_to: Hook::Ingress,
     },
+    CgroupProgram {
+        name: "enforce_connect4",
+        hook: key::Hook::Connect4,
+        attach_to: Hook::Connect4,
+    },
+    CgroupProgram {
+        name: "enforce_connect6",
+        hook: key::Hook::Connect6,
+        attach_to: Hook::Connect6,
+    },
+    CgroupProgram {
+        name: "enforce_sendmsg4",
+        hook: key::Hook::SendMsg4,
+        attach_to: Hook::SendMsg4,
+    },
+    CgroupProgram {
+        name: "enforce_sendmsg6",
+        hook: key::Hook::SendMsg6,
+        attach_to: Hook::SendMsg6,
+    },
 ];
+
+/// Those of them that are wanted.
+fn cgroup_programs(options: &Options) -> impl Iterator<Item = CgroupProgram> {
+    let at_calls = options.at_calls;
+    let programs = CGROUP_PROGRAMS.into_iter();
+    programs.filter(move |program| at_calls || !program.hook.is_of_calls())
+}
 
 impl Attached {
     async fn to(places: &Places, options: &Options, ebpf: &mut Ebpf) -> Result<Self, EnforcerError> {
@@ -643,11 +718,19 @@ impl Attached {
             }
             tc.push(attached);
         }
-        let mut links = Vec::new();
+        let (mut links, mut groups) = (Vec::new(), None);
         if let Some(cgroup) = &places.cgroup {
-            for CgroupProgram { name, hook, attach_to } in CGROUP_PROGRAMS {
-                let program: &mut CgroupSkb = load::program(ebpf, name, "cgroup_skb")?;
-                let fd = program.fd().map_err(|error| load::explain_program(name, error))?;
+            let program: &mut CgroupSock = load::program(ebpf, NOTE_GROUP, "cgroup_sock")?;
+            let link = program.attach(cgroup, CgroupAttachMode::Single);
+            let link = link.and_then(|link| program.take_link(link));
+            groups = Some(link.map_err(|error| load::explain_program(NOTE_GROUP, error))?);
+            for CgroupProgram { name, hook, attach_to } in cgroup_programs(options) {
+                let fd = if hook.is_of_calls() {
+                    load::program::<CgroupSockAddr>(ebpf, name, "cgroup_sock_addr")?.fd()
+                } else {
+                    load::program::<CgroupSkb>(ebpf, name, "cgroup_skb")?.fd()
+                };
+                let fd = fd.map_err(|error| load::explain_program(name, error))?;
                 links.push(CgroupLink::attach(fd.as_fd(), cgroup, attach_to)?);
                 hooks.push(HookStatus {
                     hook: hook.name().into(),
@@ -660,6 +743,7 @@ impl Attached {
             _xdp: xdp,
             _tc: tc,
             _cgroup: links,
+            _groups: groups,
             hooks,
         })
     }

@@ -37,6 +37,8 @@ pub struct Query {
     pub cgroup: String,
     /// The user who made that socket.
     pub uid: u32,
+    /// The group of the process that did; `None` if that is not known.
+    pub gid: Option<u32>,
     /// The source address.
     pub source: IpAddr,
     /// The destination address, of the same family.
@@ -348,6 +350,7 @@ impl Query {
             names: &compiled.places,
             cgroup: &self.cgroup,
             uid: self.uid,
+            gid: self.gid,
         }
     }
 
@@ -356,11 +359,15 @@ impl Query {
         let goes_out = self.direction == Direction::Egress;
         let interface = self.interface.as_deref().unwrap_or("another");
         let mac = self.mac.map_or_else(|| "another".to_owned(), |mac| text::mac(&mac));
+        let group = self
+            .gid
+            .map_or_else(|| "group unknown".to_owned(), |gid| format!("group {gid}"));
         let parts = [
             (asks::INTERFACE, true, format!("interface {interface}")),
             (asks::MAC, !goes_out, format!("MAC {mac}")),
             (asks::CGROUP, goes_out, format!("cgroup {}", self.cgroup)),
             (asks::UID, goes_out, format!("user {}", self.uid)),
+            (asks::GID, goes_out, group),
         ];
         let parts = parts
             .into_iter()

@@ -7,6 +7,8 @@
 //! - [`sets`] is what was added to sets or removed from them, entry by entry,
 //! - [`server`] is its control channel, HTTP over a Unix socket behind a [`gate`], [`client`] the other end, [`api`] what
 //!   they say,
+//! - [`groups`] sees whether groups can be kept with sockets,
+//! - [`local`] knows which destinations are the host's own,
 //! - [`orphans`] removes what a killed enforcer has left,
 //! - [`explain`] decides about a packet that somebody thinks of, by the classifier that the kernel runs,
 //! - [`report`] prints it all.
@@ -18,7 +20,9 @@ pub mod counters;
 pub mod enforcer;
 pub mod explain;
 pub mod gate;
+pub mod groups;
 pub mod ids;
+pub mod local;
 pub mod names;
 pub mod object;
 pub mod orphans;

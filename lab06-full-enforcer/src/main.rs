@@ -137,9 +137,14 @@ struct RunOptions {
     no_tc: bool,
 
     /// Do not attach to a cgroup: what goes out is decided about at the interfaces, where nobody knows whose it is, so that
-    /// rules that name a cgroup or a user match nothing.
+    /// rules that name a cgroup, a user or a group match nothing.
     #[arg(long, visible_alias = "no-cg")]
     no_cgroup: bool,
+
+    /// Leave the system calls `connect` and `sendmsg` alone: what is blocked is blocked as a packet only. For hosts that
+    /// translate the destinations of what they send themselves (NAT in OUTPUT): there, the packet has another one than the call.
+    #[arg(long)]
+    no_connect: bool,
 
     /// How many flows are followed at once, in about 270 bytes each. With 0 none: replies are judged as what they are by
     /// themselves.
@@ -291,6 +296,11 @@ struct ExplainOptions {
     #[arg(long, default_value_t = 0, value_name = "UID")]
     uid: u32,
 
+    /// The group of the process that made it, by number; without, one that is not known, as of sockets that were made before
+    /// a policy with groups.
+    #[arg(long, value_name = "GID")]
+    gid: Option<u32>,
+
     /// What its flow is to the enforcer: `new` for a packet that begins one or belongs to none, `established` for one that
     /// belongs to the flow which a packet like it began, `related` for an ICMP error about one, `invalid` for TCP without SYN
     /// and without a flow.
@@ -404,6 +414,7 @@ impl RunOptions {
             tc_egress: !self.no_tc,
             cgroup: self.cgroup.clone(),
             by_cgroup: !self.no_cgroup,
+            at_calls: !self.no_connect,
             max_flows: self.max_flows,
             mode: match (self.observe, self.block) {
                 (true, _) => Some(Mode::Observe),
@@ -458,7 +469,7 @@ fn tell(enforcer: &Enforcer, options: &RunOptions, socket: &Path) -> Result<()> 
     } else if options.no_tc {
         log::warn!("--no-tc: of what leaves, only what sockets send is decided about");
     } else if options.no_cgroup {
-        log::warn!("--no-cgroup: nobody knows who sends, so rules that name a cgroup or a user match nothing");
+        log::warn!("--no-cgroup: nobody knows who sends, so rules that name a cgroup, a user or a group match nothing");
     }
     log::info!(
         "listening on {}; Ctrl-C stops, and detaches everything",
@@ -734,6 +745,7 @@ impl ExplainOptions {
             mac: self.mac,
             cgroup: self.cgroup.clone(),
             uid: self.uid,
+            gid: self.gid,
             source: self.src,
             destination: self.dst,
             protocol,

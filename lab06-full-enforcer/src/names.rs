@@ -11,7 +11,7 @@ use enforcer_policy::{
 };
 use lab01_count_packets::interface::Interface;
 use lab04_cgroup_policy::cgroup::{CgroupError, Hierarchy};
-use lab06_full_enforcer_common::key::{LOOPBACK, Socket};
+use lab06_full_enforcer_common::key::{LOOPBACK, NO_GROUP, Socket};
 use thiserror::Error;
 
 /// The interfaces and cgroups that a policy names, as far as they are there.
@@ -159,6 +159,8 @@ pub struct ImaginedSocket<'a> {
     pub cgroup: &'a str,
     /// Its user.
     pub uid: u32,
+    /// Its group, if that is known.
+    pub gid: Option<u32>,
 }
 
 impl Socket for ImaginedSocket<'_> {
@@ -166,6 +168,10 @@ impl Socket for ImaginedSocket<'_> {
 
     fn uid(&self) -> u32 {
         self.uid
+    }
+
+    fn gid(&self) -> u64 {
+        self.gid.map_or(NO_GROUP, u64::from)
     }
 
     fn ancestor_cgroup(&self, level: u32) -> u64 {

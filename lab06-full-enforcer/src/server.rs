@@ -25,6 +25,7 @@ use axum::{
     serve::IncomingStream,
 };
 use enforcer_policy::{Format, NoFiles, diagnostic::Severity, read, source::MAX_BYTES};
+use futures_util::{FutureExt as _, StreamExt as _};
 use nix::sys::stat::{Mode as FileMode, umask};
 use thiserror::Error;
 use tokio::{
@@ -37,6 +38,7 @@ use crate::{
     api::{ChangeKind, ModeRequest, Refusal, SetRequest, path},
     enforcer::{Enforcer, EnforcerError},
     gate::Gate,
+    local,
 };
 
 /// Why the control channel could not be opened. Each text names cause and mend.
@@ -134,6 +136,7 @@ impl Server {
             served = serve.with_graceful_shutdown(stop) => served.map_err(ServerError::Serve),
             () = patience => Ok(()),
             () = keep_up(&enforcer) => Ok(()),
+            () = follow_local_prefixes(&enforcer) => Ok(()),
         };
         lock(&enforcer).detach();
         served
@@ -161,6 +164,37 @@ async fn keep_up(enforcer: &Shared) {
             log::error!("the policy holds for what was there before: {error}");
         }
         last_error = error;
+    }
+}
+
+/// Looks again at which destinations are the host's own, whenever there are others.
+async fn follow_local_prefixes(enforcer: &Shared) {
+    loop {
+        let error = match follow_until_error(enforcer).await {
+            Ok(()) => "the kernel had more to say than could be read".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        log::warn!(
+            "which destinations are the host's own is not known, and calls are left to the hooks on packets: {error}"
+        );
+        if let Err(error) = lock(enforcer).set_local(None) {
+            log::error!("{error}");
+        }
+        sleep(PATIENCE).await;
+    }
+}
+
+async fn follow_until_error(enforcer: &Shared) -> Result<(), EnforcerError> {
+    // Listened for first, so that nothing is missed between reading and listening.
+    let mut changes = local::changes()?;
+    loop {
+        let prefixes = local::prefixes().await?;
+        lock(enforcer).set_local(Some(&prefixes))?;
+        if changes.next().await.is_none() {
+            return Ok(());
+        }
+        // One address brings several routes.
+        while changes.next().now_or_never().flatten().is_some() {}
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the programs decide, by the tables and on the host, against the reference of policies (N2, A3, Z2, P1, P6).
 
+mod calls;
 #[path = "../../lab02-xdp-firewall/common/tests/oracle/mod.rs"]
 #[expect(dead_code, reason = "it is shared with tests of lab02's parser")]
 mod oracle;
@@ -50,6 +51,7 @@ struct Case {
     interface: &'static str,
     cgroup: &'static str,
     uid: u32,
+    gid: Option<u32>,
 }
 
 const TC: Case = Case {
@@ -57,6 +59,7 @@ const TC: Case = Case {
     interface: "eth0",
     cgroup: "a",
     uid: 0,
+    gid: None,
 };
 
 fn by_tables(compiled: &Compiled, inspection: &mut Inspection, frame: &[u8], case: Case) -> Decided {
@@ -76,6 +79,7 @@ fn by_tables(compiled: &Compiled, inspection: &mut Inspection, frame: &[u8], cas
         names: &compiled.places,
         cgroup: case.cgroup,
         uid: case.uid,
+        gid: case.gid,
     };
     let ether_type = u16::from_be_bytes([frame[12], frame[13]]);
     match case.hook {
@@ -103,6 +107,7 @@ fn by_tables(compiled: &Compiled, inspection: &mut Inspection, frame: &[u8], cas
             &classifier,
             &NoFlows,
         ),
+        hook => panic!("{hook:?} sees no packets"),
     }
     if inspection.is_limited() {
         inspection.charge(frame.len() as u64, classifier);
@@ -131,7 +136,7 @@ fn by_reference(policy: &Policy, frame: &[u8], case: Case) -> Decided {
     let identity = Identity {
         cgroup: Some(case.cgroup.trim_start_matches('/').to_owned()),
         uid: Some(case.uid),
-        gid: None,
+        gid: case.gid,
     };
     let Some(decision) = reference::decide(policy, &packet, case.hook, &identity) else {
         return ("none".into(), Outcome::Passed, Vec::new());
@@ -196,7 +201,10 @@ fn compare_decisions(seed: u64) -> Seen {
     // Each is decided about at four hooks, and most at a socket, too.
     for _ in 0..DECISIONS_EACH / 4 {
         let frame = reference::frame(&mut dice);
-        for hook in Hook::ALL.into_iter().filter(|hook| reference::is_asked(*hook, &frame)) {
+        for hook in Hook::OF_PACKETS
+            .into_iter()
+            .filter(|hook| reference::is_asked(*hook, &frame))
+        {
             let interfaces = if dice.percent(10) {
                 reference::INTERFACES
             } else {
@@ -207,6 +215,7 @@ fn compare_decisions(seed: u64) -> Seen {
                 interface: dice.one_of(&interfaces),
                 cgroup: dice.one_of(&["/", "a", "a/b", "a/b/c", "a/b/c/d", "a/b/c/d/e", "a-b/c", "e"]),
                 uid: dice.one_of(&reference::UIDS),
+                gid: (dice.percent(80)).then(|| dice.one_of(&reference::UIDS)),
             };
             let decided = by_tables(&compiled, &mut inspection, &frame, case);
             let expected = by_reference(&policy, &frame, case);
@@ -361,7 +370,7 @@ fn compare_shape(shape: Shape, rules: usize, frames: usize) {
     let (mut by_rule, mut most) = (0, 0);
     for _ in 0..frames {
         let frame = shapes::frame(&policy, &mut dice);
-        for hook in Hook::ALL {
+        for hook in Hook::OF_PACKETS {
             let case = Case { hook, ..TC };
             let decided = by_tables(&compiled, &mut inspection, &frame, case);
             assert_eq!(
@@ -451,9 +460,8 @@ fn what_is_not_enforced_is_refused_by_name() {
     policy.rules = vec![rule(0), rule(1)];
     policy.rules[0].cgroup = vec!["batch.slice".into()];
     policy.rules[0].mac = vec![model::Mac([2, 0, 0, 0, 0, 1])];
-    policy.rules[0].gid = vec![model::Range::single(1000)];
     let causes = refused(&policy);
-    let begins = ["rule rule-0: gid", "rule rule-0: mac beside cgroup or uid"];
+    let begins = ["rule rule-0: mac beside cgroup, uid or gid"];
     assert_eq!(causes.len(), begins.len());
     for (cause, begin) in causes.iter().zip(begins) {
         assert!(

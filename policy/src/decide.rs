@@ -119,7 +119,7 @@ pub struct Identity {
     pub cgroup: Option<String>,
     /// The user who created it.
     pub uid: Option<u32>,
-    /// The group of the process that used it.
+    /// The group of the process that created it.
     pub gid: Option<u32>,
 }
 

@@ -6,7 +6,7 @@
 use lab02_xdp_firewall_common::prefix_set::tree::KeyV6;
 
 use crate::{
-    key::{Direction, Key, NO_MAC, Socket},
+    key::{Direction, Key, NO_GROUP, NO_MAC, Socket},
     table::{
         Class, Config, Direct, FIELDS, Field, Long, Lookup, MAX_LEVELS, MAX_PARTITIONS, NO_GROUPS, NUMBER_BITS,
         Partition, Partitions, Record, Rule, Sought, Tables, asks,
@@ -38,7 +38,7 @@ pub struct Question {
     /// The numbers of the classes of the first field (in the upper half) and the second.
     pub ports: u64,
     /// The number of the class of the metadata (in the upper half), and that of the protocol in the sixteen bits below;
-    /// from the lowest bit on: eight bits for the slot, one for the direction, one for what is sought, and from the
+    /// from the lowest bit on: eight bits for the slot, one for the direction, two for what is sought, and from the
     /// thirteenth bit on four for the kind.
     pub rest: u64,
 }
@@ -68,10 +68,10 @@ impl Question {
 
     #[inline(always)]
     const fn sought(self) -> Sought {
-        if self.rest & AT_SOCKET == 0 {
-            Sought::Deciding
-        } else {
-            Sought::AtSocket
+        match self.rest & (AT_SOCKET | AT_CALL) {
+            AT_SOCKET => Sought::AtSocket,
+            AT_CALL => Sought::AtCall,
+            _ => Sought::Deciding,
         }
     }
 
@@ -104,6 +104,7 @@ impl Question {
 
 /// In [`Question::rest`].
 const AT_SOCKET: u64 = 1 << 9;
+const AT_CALL: u64 = 1 << 10;
 
 // Not derived, which would ask the same of the tables.
 impl<T> Clone for Classifier<'_, T> {
@@ -144,6 +145,17 @@ impl<T: Tables> Classifier<'_, T> {
         }
     }
 
+    /// A question about a system call, of which only the destination and the protocol are known. Of the other fields stands
+    /// the class for what is not looked at.
+    #[inline(always)]
+    pub(crate) fn question_of_destination(&self, key: &Key, direction: Direction, kind: u32) -> Question {
+        Question {
+            addresses: self.destination(key),
+            ports: self.number_of(self.config.second, key.upper.second()),
+            rest: self.protocol(key) << 16 | self.about(direction, kind) | AT_CALL,
+        }
+    }
+
     #[inline(always)]
     fn about(&self, direction: Direction, kind: u32) -> u64 {
         u64::from(kind << 12 | (direction as u32) << 8 | self.config.slot & 0xff)
@@ -161,7 +173,7 @@ impl<T: Tables> Classifier<'_, T> {
         // Behind a veil from the start, so that the verifier does not tell apart what was looked up and what was not.
         let mut place = self.veil().over(0);
         if about.asks & asks::INTERFACE != 0 {
-            place += self.number_at(&about.interface, interface);
+            place += self.long_number(Long::Interface, of_number(u64::from(interface)));
         }
         if mac != NO_MAC && about.asks & asks::MAC != 0 {
             place += self.long_number(Long::Mac, of_number(mac));
@@ -170,13 +182,24 @@ impl<T: Tables> Classifier<'_, T> {
             place += about.unknown_socket;
         }
         if S::IS_KNOWN && about.asks & asks::UID != 0 {
-            place += self.number_at(&about.uid, socket.uid());
+            place += self.long_number(Long::User, of_number(u64::from(socket.uid())));
+        }
+        if S::IS_KNOWN && about.asks & asks::GID != 0 {
+            place += self.group(socket.gid());
         }
         if S::IS_KNOWN && about.asks & asks::CGROUP != 0 {
             place += self.cgroup(socket);
         }
         self.number(about.first + place as u32)
         // ANCHOR_END: metadata
+    }
+
+    #[inline(always)]
+    fn group(&self, gid: u64) -> u64 {
+        if gid == NO_GROUP {
+            return self.config.metadata.unknown_group;
+        }
+        self.long_number(Long::Group, of_number(gid))
     }
 
     /// The number of the deepest cgroup that rules name and the socket is in or below of; 0 if it is in none.

@@ -198,7 +198,7 @@ impl<T: Tables> Classifier<'_, T> {
 
     /// The rule of this number; none for [`NO_RULE`].
     #[inline(always)]
-    fn rule(&self, number: u32) -> Option<Rule> {
+    pub(crate) fn rule(&self, number: u32) -> Option<Rule> {
         if number == NO_RULE {
             return None;
         }

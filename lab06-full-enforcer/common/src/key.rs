@@ -51,14 +51,36 @@ pub enum Hook {
     /// `cgroup_skb` ingress: what is for sockets and has passed the interface, from its IP header on. It only looks for
     /// rules that block, and name whose socket it is.
     CgroupIngress = 4,
+    /// `connect` of a socket of IPv4, before there is a packet. It refuses what would be blocked whatever its packets look
+    /// like.
+    Connect4 = 5,
+    /// The same of a socket of IPv6.
+    Connect6 = 6,
+    /// `sendmsg` of a socket of UDP and IPv4 that is not connected.
+    SendMsg4 = 7,
+    /// The same of IPv6.
+    SendMsg6 = 8,
 }
 
 impl Hook {
     /// How many there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 9;
 
     /// All of them, in the order of their indices.
     pub const ALL: [Self; Self::COUNT as usize] = [
+        Self::TcIngress,
+        Self::CgroupEgress,
+        Self::TcEgress,
+        Self::XdpIngress,
+        Self::CgroupIngress,
+        Self::Connect4,
+        Self::Connect6,
+        Self::SendMsg4,
+        Self::SendMsg6,
+    ];
+
+    /// Those that see packets.
+    pub const OF_PACKETS: [Self; 5] = [
         Self::TcIngress,
         Self::CgroupEgress,
         Self::TcEgress,
@@ -68,7 +90,15 @@ impl Hook {
 
     /// Whether it decides about every packet that it sees, and is not only asked whether one is blocked after all.
     pub const fn decides(self) -> bool {
-        !matches!(self, Self::CgroupIngress)
+        matches!(
+            self,
+            Self::TcIngress | Self::CgroupEgress | Self::TcEgress | Self::XdpIngress
+        )
+    }
+
+    /// Whether it sees system calls, of which there are no packets yet.
+    pub const fn is_of_calls(self) -> bool {
+        matches!(self, Self::Connect4 | Self::Connect6 | Self::SendMsg4 | Self::SendMsg6)
     }
 
     /// Which way packets go there.
@@ -76,7 +106,9 @@ impl Hook {
     pub const fn direction(self) -> Direction {
         match self {
             Self::TcIngress | Self::XdpIngress | Self::CgroupIngress => Direction::Ingress,
-            Self::CgroupEgress | Self::TcEgress => Direction::Egress,
+            Self::CgroupEgress | Self::TcEgress | Self::Connect4 | Self::Connect6 | Self::SendMsg4 | Self::SendMsg6 => {
+                Direction::Egress
+            }
         }
     }
 
@@ -96,6 +128,10 @@ impl Hook {
             Self::TcEgress => "tc-egress",
             Self::XdpIngress => "xdp-ingress",
             Self::CgroupIngress => "cgroup-ingress",
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
+            Self::SendMsg4 => "sendmsg4",
+            Self::SendMsg6 => "sendmsg6",
         }
     }
 }
@@ -112,12 +148,17 @@ pub const fn mac_number(mac: [u8; 6]) -> u64 {
     u64::from_be_bytes([0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]])
 }
 
+/// Where a socket's group is not known. A group is a number of 32 bits.
+pub const NO_GROUP: u64 = u64::MAX;
+
 /// The socket that a packet is of.
 pub trait Socket: Copy {
     /// Whether the hook knows it. If not, nothing else is asked.
     const IS_KNOWN: bool;
     /// The user who made it.
     fn uid(&self) -> u32;
+    /// The group of the process that made it, or [`NO_GROUP`] if that is not known.
+    fn gid(&self) -> u64;
     /// The id of the cgroup on this level of the hierarchy (the root's is 0) that its own is, or is below of; 0 if there
     /// is none.
     fn ancestor_cgroup(&self, level: u32) -> u64;
@@ -133,6 +174,11 @@ impl Socket for UnknownSocket {
     #[inline(always)]
     fn uid(&self) -> u32 {
         0
+    }
+
+    #[inline(always)]
+    fn gid(&self) -> u64 {
+        NO_GROUP
     }
 
     #[inline(always)]

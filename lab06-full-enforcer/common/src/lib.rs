@@ -16,6 +16,7 @@
 
 #![no_std]
 
+pub mod call;
 pub mod classify;
 pub mod compared;
 pub mod control;

@@ -167,11 +167,17 @@ pub enum Long {
     Mac = 2,
     /// Ids of cgroups, of which 0 stands for those that no rule names.
     Cgroup = 3,
+    /// Indices of interfaces.
+    Interface = 4,
+    /// Users.
+    User = 5,
+    /// Groups.
+    Group = 6,
 }
 
 impl Long {
     /// How many there are.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 7;
 }
 
 /// A set of partitions of one direction: bit `n` of word `n / 64` for partition `n`.
@@ -305,17 +311,21 @@ pub enum Sought {
     /// The first that blocks what comes in and names whose socket it is for: what `cgroup_skb` ingress looks for. There, what
     /// is not IP is what is malformed.
     AtSocket = 2,
+    /// The first of those that name a destination, or a port of it, or a protocol, or nothing, and block; or that may match
+    /// what goes there, and let pass or count. In each of them all other fields are open. What is asked where a socket is to
+    /// connect or send.
+    AtCall = 3,
 }
 
 impl Sought {
     /// How many there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
 
-    /// All of them, in the order of their indices.
-    pub const ALL: [Self; Self::COUNT] = [Self::Deciding, Self::Counting, Self::AtSocket];
+    /// Those that are asked about packets.
+    pub const OF_PACKETS: [Self; 3] = [Self::Deciding, Self::Counting, Self::AtSocket];
 }
 
-/// How what is known of a packet beside its IP headers is looked up: interface, MAC address, cgroup, user.
+/// How what is known of a packet beside its IP headers is looked up: interface, MAC address, cgroup, user, group.
 ///
 /// Each of them is looked up by itself, and gives a number; the sum of the numbers, which are multiples of a stride of
 /// each, is the place of their combination in a table of classes. (Looking fields up one by one and then their
@@ -324,10 +334,6 @@ impl Sought {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
-    /// Indices of interfaces.
-    pub interface: Lookup,
-    /// Users.
-    pub uid: Lookup,
     /// The levels of the cgroups that rules name, the deepest one first, in a byte each and one more than the level; 0
     /// ends them.
     pub levels: u64,
@@ -335,11 +341,14 @@ pub struct Metadata {
     pub first: u32,
     /// What rules ask for at all: bits of [`asks`].
     pub asks: u32,
-    /// The number of a cgroup and a user together where no socket is known: no rule that names either is content with it.
+    /// The number of a cgroup, a user and a group together where no socket is known: no rule that names one is content with
+    /// it.
     pub unknown_socket: u64,
+    /// The number of a group where the socket is known and its group is not.
+    pub unknown_group: u64,
 }
 
-const _: () = assert!(size_of::<Metadata>() == 2 * 72 + 24);
+const _: () = assert!(size_of::<Metadata>() == 32);
 
 /// Bits of [`Metadata::asks`].
 pub mod asks {
@@ -351,6 +360,8 @@ pub mod asks {
     pub const CGROUP: u32 = 4;
     /// A rule names a user.
     pub const UID: u32 = 8;
+    /// A rule names a group.
+    pub const GID: u32 = 16;
 }
 
 /// On how many levels of the hierarchy the cgroups can be that rules name.
@@ -409,7 +420,7 @@ pub struct Config {
 
 const _: () = assert!(
     size_of::<Config>()
-        == 6 * 72
+        == (2 + Long::COUNT) * 72
             + 16
             + size_of::<Metadata>()
             + 2 * Kind::COUNT * Sought::COUNT * 16
@@ -433,6 +444,10 @@ pub mod has {
     pub const ESTABLISHED: u32 = 4;
     /// Rules name the state related.
     pub const RELATED: u32 = 8;
+    /// Calls of `connect` and `sendmsg` may be refused.
+    pub const AT_CALL: u32 = 32;
+    /// Datagrams of UDP may come in, and begin flows.
+    pub const UDP_FROM_OUTSIDE: u32 = 64;
 }
 
 /// The arrays that hold the content of all slots.
@@ -523,12 +538,7 @@ impl Config {
     /// The same policy, with its content moved from the arrays' beginning to `origin`.
     #[must_use]
     pub fn moved_to(mut self, origin: Origin) -> Self {
-        for lookup in [
-            &mut self.source_v4,
-            &mut self.destination_v4,
-            &mut self.metadata.interface,
-            &mut self.metadata.uid,
-        ] {
+        for lookup in [&mut self.source_v4, &mut self.destination_v4] {
             lookup.move_by(origin.node_v4, origin.class_number);
         }
         for lookup in &mut self.long {

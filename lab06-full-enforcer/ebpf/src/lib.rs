@@ -23,13 +23,18 @@ use lab02_xdp_firewall_common::transport::Malformed;
 use lab03_tc_egress_ebpf::Frame;
 use lab04_cgroup_policy_ebpf::IpPacket;
 use lab06_full_enforcer_common::{
+    call::Refused,
     classify::{Question, counting_matches},
-    counters::{self, BY_REASON, Outcome},
+    counters::{self, BY_REASON, Outcome, Reason},
     decision::{FromEthernet, Inspection, Parse},
     key::{Hook, Socket},
     sender::Sender,
     table::Tables,
 };
+
+use self::groups::SocketGroups;
+
+pub mod groups;
 
 /// The frame of a TC program. Its headers nearly always lie in the first piece, and are read there; but a packet socket puts
 /// no more than the Ethernet header of a long frame into it.
@@ -207,9 +212,9 @@ impl Parse for FromIp<'_> {
     }
 }
 
-/// The socket that the packet of a `cgroup_skb` program is of.
+/// The socket that the packet of a `cgroup_skb` program is of, and where its group is kept.
 #[derive(Clone, Copy)]
-pub struct SocketOf<'a>(pub &'a SkBuffContext);
+pub struct SocketOf<'a>(pub &'a SkBuffContext, pub &'a SocketGroups);
 
 impl Socket for SocketOf<'_> {
     const IS_KNOWN: bool = true;
@@ -218,6 +223,12 @@ impl Socket for SocketOf<'_> {
     fn uid(&self) -> u32 {
         // SAFETY: the context is valid for as long as the program runs.
         unsafe { bpf_get_socket_uid(self.0.skb.skb) }
+    }
+
+    #[inline(always)]
+    fn gid(&self) -> u64 {
+        // SAFETY: the context is valid for as long as the program runs, and so is its socket.
+        unsafe { self.1.of((*self.0.skb.skb).__bindgen_anon_2.sk) }
     }
 
     #[inline(always)]
@@ -256,6 +267,16 @@ impl Counters<'_> {
         // ANCHOR_END: count
         if let Some(malformed) = inspection.malformed() {
             count_at(self.malformed, malformed, bytes);
+        }
+    }
+
+    /// Counts a call that is refused. There is no packet, and no byte of one.
+    #[inline(always)]
+    pub fn count_call(&self, hook: Hook, refused: &Refused) {
+        let outcome = Outcome::Dropped;
+        count_at(self.by_reason, counters::by_reason(hook, refused.reason, outcome), 0);
+        if refused.reason == Reason::Rule {
+            count_at(self.by_rule, counters::by_rule(refused.rule.id, outcome), 0);
         }
     }
 

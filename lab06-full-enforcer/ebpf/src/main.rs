@@ -9,10 +9,13 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, xdp_action},
-    btf_maps::{Array, PerCpuArray},
-    helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns},
-    macros::{btf_map, cgroup_skb, classifier, xdp},
-    programs::{SkBuffContext, TcContext, XdpContext},
+    btf_maps::{Array, LpmTrie, PerCpuArray, lpm_trie::Key},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_get_netns_cookie, bpf_ktime_get_coarse_ns},
+    },
+    macros::{btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, xdp},
+    programs::{SkBuffContext, SockAddrContext, SockContext, TcContext, XdpContext},
 };
 use lab01_count_packets_common::counter::Counter;
 use lab02_xdp_firewall_common::{
@@ -25,18 +28,22 @@ use lab03_tc_egress_common::{
     flow::table::{self as flow_table, Bucket, Buckets, claim_in, release_in, slot_in},
 };
 use lab03_tc_egress_ebpf::flows::{BucketLock, FlowTable};
-use lab04_cgroup_policy_ebpf::IpPacket;
+use lab04_cgroup_policy_common::destination::Destination;
+use lab04_cgroup_policy_ebpf::{IpPacket, destination4, destination6};
 use lab06_full_enforcer_common::{
+    call::{MAX_LOCAL, is_perhaps_dhcp},
     classify::{self, Classifier, Probe, Question},
-    control::Control,
+    control::{Control, Mode},
     counters::{BY_REASON, Outcome},
     decision::{Inspection, Parse, Place},
     flow::Flows,
     key::{Hook, Socket, UnknownSocket},
     limit::{HASHED_BUCKETS, RateLimit},
-    table::{Class, Config, Group, Long, MAX_PARTITIONS, Partition, Record, Rule, SLOTS, Tables, has},
+    table::{Class, Config, Group, Long, MAX_PARTITIONS, Partition, Record, Rule, SLOTS, Tables, asks, has},
 };
-use lab06_full_enforcer_ebpf::{Counters, FromIp, HasBuffers, InBuffers, InPieces, LEAST_BY_RULE, SocketOf, sender};
+use lab06_full_enforcer_ebpf::{
+    Counters, FromIp, HasBuffers, InBuffers, InPieces, LEAST_BY_RULE, SocketOf, groups::SocketGroups, sender,
+};
 
 /// `BPF_F_MMAPABLE`: user space writes these arrays through its own memory, Linux 5.5.
 const MMAPABLE: usize = 1 << 10;
@@ -90,6 +97,16 @@ const FLOW_LOCKS_LEN: usize = 8192;
 static FLOW_LOCKS: Array<BucketLock, FLOW_LOCKS_LEN> = Array::new();
 #[btf_map]
 static FLOW_EVENTS: PerCpuArray<u64, { FlowEvent::COUNT as usize }> = PerCpuArray::new();
+
+/// The prefixes that are the host's own, those of IPv4 as mapped into IPv6.
+#[btf_map]
+static LOCAL_PREFIXES: LpmTrie<[u8; 16], u32, MAX_LOCAL> = LpmTrie::new();
+/// The network namespace whose they are, by its cookie; 0 if they are not known.
+#[btf_map]
+static NAMESPACE: Array<u64, 1> = Array::new();
+
+#[btf_map]
+static SOCKET_GROUPS: SocketGroups = SocketGroups::new();
 // ANCHOR_END: maps
 
 /// 1 if `cgroup_skb` egress decides about what sockets send, so that TC egress is left the rest. Set by the loader.
@@ -164,7 +181,7 @@ pub fn enforce_egress(ctx: SkBuffContext) -> i32 {
     match enforce(
         &mut inspection,
         || FromIp(IpPacket::of(&ctx)),
-        SocketOf(&ctx),
+        SocketOf(&ctx, &SOCKET_GROUPS),
         || IpPacket::of(&ctx).len(),
         &place,
         &classifier,
@@ -191,7 +208,7 @@ pub fn enforce_socket(ctx: SkBuffContext) -> i32 {
         mode: control.mode(),
     };
     let packet = || FromIp(IpPacket::of(&ctx));
-    if !inspection.is_blocked_at_socket(packet, SocketOf(&ctx), &place, &classifier, &Maps) {
+    if !inspection.is_blocked_at_socket(packet, SocketOf(&ctx, &SOCKET_GROUPS), &place, &classifier, &Maps) {
         return ALLOW;
     }
     let outcome = inspection.outcome();
@@ -201,7 +218,91 @@ pub fn enforce_socket(ctx: SkBuffContext) -> i32 {
         Outcome::Dropped => DENY,
     }
 }
+
+/// Keeps the group of whoever makes a socket.
+#[cgroup_sock(sock_create)]
+pub fn note_group(ctx: SockContext) -> i32 {
+    if in_force().is_some_and(|(_, classifier)| names_groups(classifier.config)) {
+        // SAFETY: the context of this program is the socket.
+        unsafe { SOCKET_GROUPS.keep(ctx.sock) };
+    }
+    ALLOW
+}
+
+/// Refuses a call whose packets would be blocked whatever they look like.
+#[cgroup_sock_addr(connect4)]
+pub fn enforce_connect4(ctx: SockAddrContext) -> i32 {
+    at_call(&ctx, &destination4(&ctx), Hook::Connect4)
+}
+
+/// As above.
+#[cgroup_sock_addr(connect6)]
+pub fn enforce_connect6(ctx: SockAddrContext) -> i32 {
+    at_call(&ctx, &destination6(&ctx), Hook::Connect6)
+}
+
+/// As above.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn enforce_sendmsg4(ctx: SockAddrContext) -> i32 {
+    at_call(&ctx, &destination4(&ctx), Hook::SendMsg4)
+}
+
+/// As above.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn enforce_sendmsg6(ctx: SockAddrContext) -> i32 {
+    at_call(&ctx, &destination6(&ctx), Hook::SendMsg6)
+}
 // ANCHOR_END: entry
+
+// ANCHOR: at_call
+#[inline(always)]
+fn at_call(ctx: &SockAddrContext, destination: &Destination, hook: Hook) -> i32 {
+    let Some((control, classifier)) = in_force() else {
+        return ALLOW;
+    };
+    if names_groups(classifier.config) {
+        // The socket may be older than the policy.
+        // SAFETY: the context is valid for as long as the program runs, and so is its socket.
+        unsafe { SOCKET_GROUPS.keep((*ctx.sock_addr).__bindgen_anon_1.sk) };
+    }
+    if control.mode() != Mode::Block {
+        return ALLOW;
+    }
+    let Some(refused) = classifier.refuses(destination) else {
+        return ALLOW;
+    };
+    let is_perhaps_essential = classifier.config.essentials != 0 && is_perhaps_dhcp(destination);
+    if is_perhaps_essential || is_perhaps_local(ctx, destination) {
+        return ALLOW;
+    }
+    COUNTERS.count_call(hook, &refused);
+    DENY
+}
+// ANCHOR_END: at_call
+
+#[inline(always)]
+fn names_groups(config: &Config) -> bool {
+    config.metadata.asks & asks::GID != 0
+}
+
+/// Whether the packets may go by the loopback interface: those to the host itself do, and nothing is known of other network
+/// namespaces.
+#[inline(always)]
+fn is_perhaps_local(ctx: &SockAddrContext, destination: &Destination) -> bool {
+    // SAFETY: the context is valid for as long as the program runs.
+    let namespace = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
+    if NAMESPACE.get(0).is_none_or(|known| *known != namespace) {
+        return true;
+    }
+    let octets = match destination.ip_version {
+        4 => {
+            let [a, b, c, d] = destination.address.ipv4();
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+        }
+        _ => destination.address.ipv6(),
+    };
+    LOCAL_PREFIXES.get(&Key::new(128, octets)).is_some()
+}
 
 #[inline(always)]
 fn at_tc(ctx: &TcContext, hook: Hook) -> i32 {

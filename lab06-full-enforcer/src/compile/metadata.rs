@@ -1,7 +1,7 @@
-//! What is known of a packet beside its IP headers: interface, MAC address, cgroup and user, and their combinations.
+//! What is known of a packet beside its IP headers: interface, MAC address, cgroup, user and group, and their combinations.
 //!
-//! Each of the four is numbered for itself: the names that rules have, or the intervals that their ranges make. A
-//! combination has the sum of the four numbers, each times the stride of its dimension. Of two dimensions the one with more
+//! Each of the five is numbered for itself: the names that rules have, or the intervals that their ranges make. A
+//! combination has the sum of the five numbers, each times the stride of its dimension. Of two dimensions the one with more
 //! numbers has the larger stride, so that the combinations of one of its numbers lie together.
 
 use std::{
@@ -33,10 +33,8 @@ pub struct Combinations<'a> {
     macs: Vec<Mac>,
     /// The paths of cgroups, likewise, each before those below it.
     cgroups: Vec<Vec<&'a str>>,
-    /// The lowest user of each interval; the first one has the number 0.
-    uids: Vec<u32>,
-    /// Whether a rule names a user at all.
-    names_users: bool,
+    users: Ids,
+    groups: Ids,
     /// By dimension.
     strides: [u32; DIMENSIONS],
     /// The dimensions, the one with the largest stride first.
@@ -46,13 +44,20 @@ pub struct Combinations<'a> {
 }
 
 /// What a rule asks for.
-type Asked<'a> = (&'a [String], &'a [Mac], &'a [String], &'a [Range<u32>]);
+type Asked<'a> = (
+    &'a [String],
+    &'a [Mac],
+    &'a [String],
+    &'a [Range<u32>],
+    &'a [Range<u32>],
+);
 
-const DIMENSIONS: usize = 4;
+const DIMENSIONS: usize = 5;
 const INTERFACE: usize = 0;
 const MAC: usize = 1;
 const CGROUP: usize = 2;
 const UID: usize = 3;
+const GID: usize = 4;
 
 /// Ascending numbers from the first to the last.
 type Numbers = Vec<[u32; 2]>;
@@ -70,19 +75,14 @@ impl<'a> Combinations<'a> {
             .flat_map(|rule| &rule.cgroup)
             .map(|path| parts(path).collect())
             .collect();
-        let mut uids = BTreeSet::from([0]);
-        for range in rules().flat_map(|rule| &rule.uid) {
-            uids.insert(range.first);
-            uids.extend(range.last.checked_add(1));
-        }
         let mut result = Self {
             interfaces: interfaces.into_iter().collect(),
             macs: macs.into_iter().collect(),
             cgroups: cgroups.into_iter().collect(),
-            uids: uids.into_iter().collect(),
-            names_users: rules().any(|rule| !rule.uid.is_empty()),
+            users: Ids::of(rules().flat_map(|rule| &rule.uid)),
+            groups: Ids::of(rules().flat_map(|rule| &rule.gid)),
             strides: [1; DIMENSIONS],
-            by_stride: [INTERFACE, MAC, CGROUP, UID],
+            by_stride: [INTERFACE, MAC, CGROUP, UID, GID],
             wanted: HashMap::new(),
         };
         let counts = result.counts();
@@ -91,22 +91,27 @@ impl<'a> Combinations<'a> {
         Ok(result)
     }
 
-    /// Behind the numbers of cgroups and of users, where rules name any, there is one for a socket that is not known.
+    /// Behind the numbers of cgroups, of users and of groups, where rules name any, there is one for those that are not known.
     fn counts(&self) -> [u32; DIMENSIONS] {
         [
             self.interfaces.len() as u32 + 1,
             self.macs.len() as u32 + 1,
             self.cgroups.len() as u32 + 1 + u32::from(!self.cgroups.is_empty()),
-            self.uids.len() as u32 + u32::from(self.names_users),
+            self.users.count(),
+            self.groups.count(),
         ]
     }
 
-    /// The sum of those two numbers, each times its stride.
+    /// The sum of those numbers, each times its stride.
     pub fn unknown_socket(&self) -> u32 {
         let counts = self.counts();
         let of_cgroup = if self.cgroups.is_empty() { 0 } else { counts[CGROUP] - 1 };
-        let of_user = if self.names_users { counts[UID] - 1 } else { 0 };
-        of_cgroup * self.strides[CGROUP] + of_user * self.strides[UID]
+        of_cgroup * self.strides[CGROUP] + self.users.unknown() * self.strides[UID] + self.unknown_group()
+    }
+
+    /// That of groups alone.
+    pub fn unknown_group(&self) -> u32 {
+        self.groups.unknown() * self.strides[GID]
     }
 
     fn set_strides(&mut self) -> Result<(), CannotEnforce> {
@@ -119,7 +124,7 @@ impl<'a> Combinations<'a> {
         if stride > u64::from(MOST_COMBINATIONS) {
             return Err(CannotEnforce::because(
                 format!(
-                    "the interfaces, MAC addresses, cgroups and users of the rules combine in {stride} ways, and the \
+                    "the interfaces, MAC addresses, cgroups, users and groups of the rules combine in {stride} ways, and the \
                      enforcer takes {MOST_COMBINATIONS} at most"
                 ),
                 "name fewer of them, or the same ones again",
@@ -135,15 +140,15 @@ impl<'a> Combinations<'a> {
 
     /// What rules ask for at all.
     pub fn asks(&self) -> u32 {
-        let bits = [asks::INTERFACE, asks::MAC, asks::CGROUP, asks::UID];
+        let bits = [asks::INTERFACE, asks::MAC, asks::CGROUP, asks::UID, asks::GID];
         let asked = self.counts().into_iter().zip(bits);
         asked.filter(|(count, _)| *count > 1).map(|(_, bit)| bit).sum()
     }
 
     /// The combinations that a rule is content with; `None` for all.
     pub fn wanted(&mut self, rule: &'a model::Rule) -> Option<Arc<List>> {
-        let asked: Asked<'a> = (&rule.interface, &rule.mac, &rule.cgroup, &rule.uid);
-        if asked == (&[], &[], &[], &[]) {
+        let asked: Asked<'a> = (&rule.interface, &rule.mac, &rule.cgroup, &rule.uid, &rule.gid);
+        if asked == (&[], &[], &[], &[], &[]) {
             return None;
         }
         if let Some(known) = self.wanted.get(&asked) {
@@ -158,7 +163,7 @@ impl<'a> Combinations<'a> {
     }
 
     /// By dimension.
-    fn numbers(&self, (interfaces, macs, cgroups, uids): Asked<'_>) -> [Numbers; DIMENSIONS] {
+    fn numbers(&self, (interfaces, macs, cgroups, uids, gids): Asked<'_>) -> [Numbers; DIMENSIONS] {
         let counts = self.counts();
         let or_all = |numbers: Numbers, asked: bool, dimension: usize| {
             if asked {
@@ -187,9 +192,14 @@ impl<'a> Combinations<'a> {
                 CGROUP,
             ),
             or_all(
-                uids.iter().map(|range| self.users(*range)).collect(),
+                uids.iter().map(|range| self.users.numbers(*range)).collect(),
                 !uids.is_empty(),
                 UID,
+            ),
+            or_all(
+                gids.iter().map(|range| self.groups.numbers(*range)).collect(),
+                !gids.is_empty(),
+                GID,
             ),
         ]
     }
@@ -206,11 +216,6 @@ impl<'a> Combinations<'a> {
             .iter()
             .take_while(|other| other.starts_with(&path));
         [first as u32 + 1, (first + within.count()) as u32]
-    }
-
-    fn users(&self, range: Range<u32>) -> [u32; 2] {
-        let number = |uid: u32| self.uids.partition_point(|begin| *begin <= uid) as u32 - 1;
-        [number(range.first), number(range.last)]
     }
 
     /// The places of all combinations of these numbers, with the dimensions that are left from `base` on.
@@ -263,9 +268,12 @@ impl<'a> Combinations<'a> {
 
     /// The same for users.
     pub fn of_uids(&self) -> Begins {
-        let uids = self.uids.iter().zip(0..);
-        uids.map(|(uid, number): (_, u32)| (u128::from(*uid), number * self.strides[UID]))
-            .collect()
+        self.users.begins(self.strides[UID])
+    }
+
+    /// The same for groups.
+    pub fn of_gids(&self) -> Begins {
+        self.groups.begins(self.strides[GID])
     }
 
     /// These values with their numbers, and 0 for all others.
@@ -281,6 +289,54 @@ impl<'a> Combinations<'a> {
             begins.push((value + 1, 0));
         }
         begins
+    }
+}
+
+/// Numbers of users or groups, in intervals that rules tell apart.
+struct Ids {
+    /// The lowest of each interval; the first one has the number 0.
+    begins: Vec<u32>,
+    /// Whether a rule names any.
+    are_named: bool,
+}
+
+impl Ids {
+    fn of<'a>(ranges: impl Iterator<Item = &'a Range<u32>>) -> Self {
+        let mut begins = BTreeSet::from([0]);
+        let mut are_named = false;
+        for range in ranges {
+            are_named = true;
+            begins.insert(range.first);
+            begins.extend(range.last.checked_add(1));
+        }
+        Self {
+            begins: begins.into_iter().collect(),
+            are_named,
+        }
+    }
+
+    /// How many intervals there are, and one more for what is not known if any are named.
+    fn count(&self) -> u32 {
+        self.begins.len() as u32 + u32::from(self.are_named)
+    }
+
+    /// The number of what is not known.
+    fn unknown(&self) -> u32 {
+        if self.are_named { self.count() - 1 } else { 0 }
+    }
+
+    /// The first and the last interval of a range.
+    fn numbers(&self, range: Range<u32>) -> [u32; 2] {
+        let number = |value: u32| self.begins.partition_point(|begin| *begin <= value) as u32 - 1;
+        [number(range.first), number(range.last)]
+    }
+
+    /// Where each begins, with its number times this stride.
+    fn begins(&self, stride: u32) -> Begins {
+        let numbered = self.begins.iter().zip(0..);
+        numbered
+            .map(|(begin, number): (_, u32)| (u128::from(*begin), number * stride))
+            .collect()
     }
 }
 

@@ -46,7 +46,7 @@ use thiserror::Error;
 pub use self::divisions::Divisions;
 use self::{
     boxes::{ALL_VALUES, Box, Boxes},
-    field::{Begins, Classes, EVERY_RANK},
+    field::{Classes, EVERY_RANK},
     metadata::Combinations,
     partition::{Ranked, Sorted, divide},
 };
@@ -297,7 +297,7 @@ pub fn compile_for(policy: &Policy, places: Names) -> Result<Compiled, CannotEnf
 
 /// The same, faster where only sets have changed since `divisions` was last used, or what interfaces and cgroups are.
 pub fn compile_again(policy: &Policy, places: Names, divisions: &mut Divisions) -> Result<Compiled, CannotEnforce> {
-    let causes: Vec<Refusal> = (0..).zip(&policy.rules).flat_map(not_enforced).collect();
+    let causes: Vec<Refusal> = (0..).zip(&policy.rules).filter_map(not_enforced).collect();
     if !causes.is_empty() {
         return Err(CannotEnforce { causes });
     }
@@ -314,28 +314,19 @@ pub fn compile_again(policy: &Policy, places: Names, divisions: &mut Divisions) 
     Compiler::new(policy, places)?.compile(divisions)
 }
 
-/// The keys of a rule that would have to be ignored, and are not: a cause each.
-fn not_enforced((index, rule): (usize, &model::Rule)) -> Vec<Refusal> {
-    let keys = [("gid", !rule.gid.is_empty())];
-    let keys = keys.into_iter().filter(|(_, is_there)| *is_there);
-    let keys = keys.map(|(key, _)| Refusal {
-        rule: Some(index),
-        key: Some(key),
-        message: format!("rule {}: {key} is not enforced by this version", rule.name),
-        help: format!("take the rule out, or decide without {key}"),
-    });
+/// The keys of a rule that would have to be ignored, and are not.
+fn not_enforced((index, rule): (usize, &model::Rule)) -> Option<Refusal> {
     // The hook that knows whose socket a packet is for sees no Ethernet header.
     let names_both = rule.names_identity() && !rule.mac.is_empty();
-    let both = names_both.then(|| Refusal {
+    names_both.then(|| Refusal {
         rule: Some(index),
         key: Some("mac"),
         message: format!(
-            "rule {}: mac beside cgroup or uid is not enforced by this version",
+            "rule {}: mac beside cgroup, uid or gid is not enforced by this version",
             rule.name
         ),
         help: "make it two rules, or decide by one of the two".into(),
-    });
-    keys.chain(both).collect()
+    })
 }
 
 struct Compiler<'a> {
@@ -343,7 +334,12 @@ struct Compiler<'a> {
     /// In the order of matching.
     rules: Vec<&'a model::Rule>,
     alike: Alike<'a>,
+    /// Those of rules, and behind them those of calls: see [`boxes_of_calls`].
     boxes: Boxes<'a>,
+    /// How many boxes are those of rules.
+    of_rules: usize,
+    /// Whether calls of `connect` and `sendmsg` are refused.
+    refuses_calls: bool,
     /// By [`Field`].
     fields: [Classes; FIELDS],
     places: Names,
@@ -363,6 +359,9 @@ const EVERYTHING: Class = Class {
     partitions: [[u64::MAX; 2]; 2],
 };
 
+/// How many partitions there may be for calls of `connect` and `sendmsg`. If it would take more, no call is refused.
+const MOST_OF_CALLS: usize = 16;
+
 /// A partition has groups if it has more records than this.
 const SMALL: usize = 16;
 
@@ -373,11 +372,16 @@ impl<'a> Compiler<'a> {
         for (number, rule) in (0..).zip(&rules) {
             boxes.add(number, rule).map_err(|_| too_many_lists())?;
         }
+        let of_rules = boxes.all.len();
+        let of_calls = boxes_of_calls(policy, &rules, &boxes);
+        boxes.all.extend(of_calls);
         Ok(Self {
             policy,
             alike: Alike::of(&rules),
             rules,
             fields: Field::ALL.map(|field| classes(field, &boxes)),
+            of_rules,
+            refuses_calls: false,
             boxes,
             places,
             content: Content::default(),
@@ -422,6 +426,9 @@ impl<'a> Compiler<'a> {
                 self.lookup_v6(destination, class_of[destination]),
                 self.lookup_number_v6(&self.boxes.combinations.of_macs()),
                 self.lookup_number_v6(&self.boxes.combinations.of_cgroups(&self.places)),
+                self.lookup_number_v6(&self.boxes.combinations.of_interfaces(&self.places)),
+                self.lookup_number_v6(&self.boxes.combinations.of_uids()),
+                self.lookup_number_v6(&self.boxes.combinations.of_gids()),
             ],
             first: self.direct(first, class_of[first]),
             second: self.direct(second, class_of[second]),
@@ -511,7 +518,7 @@ impl<'a> Compiler<'a> {
 
     /// The partitions of one direction, view behind view, each of which is told its own.
     fn divide(
-        &self,
+        &mut self,
         direction: model::Direction,
         ranked: &Ranked,
         divisions: &mut Divisions,
@@ -519,7 +526,7 @@ impl<'a> Compiler<'a> {
     ) -> Result<Vec<Arc<Sorted>>, CannotEnforce> {
         let mut all: Vec<Arc<Sorted>> = Vec::new();
         for kind in 0..Kind::COUNT {
-            for sought in Sought::ALL {
+            for sought in Sought::OF_PACKETS {
                 // New ones and invalid ones are asked about together, since most rules are content with both.
                 if kind == Kind::Invalid as usize {
                     continue;
@@ -554,7 +561,38 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
+        if direction == model::Direction::Egress {
+            let view = &mut views[Kind::Ordinary as usize][Sought::AtCall as usize];
+            self.divide_calls(ranked, divisions, view, &mut all);
+        }
         Ok(all)
+    }
+
+    /// The partitions of what is asked about calls, which are left out if there would be too many.
+    fn divide_calls(
+        &mut self,
+        ranked: &Ranked,
+        divisions: &mut Divisions,
+        view: &mut Partitions,
+        all: &mut Vec<Arc<Sorted>>,
+    ) {
+        let boxes: Vec<u32> = (self.of_rules as u32..self.boxes.all.len() as u32).collect();
+        let are_denied = self.policy.defaults.egress == model::DefaultVerdict::Deny;
+        self.refuses_calls = are_denied || !boxes.is_empty();
+        let divided = divisions.find(boxes, true, |boxes| {
+            divide(ranked, self.without_hidden(boxes), MOST_OF_CALLS).ok_or_else(too_entangled)
+        });
+        let Some(divided) = divided
+            .ok()
+            .filter(|divided| all.len() + divided.len() <= MAX_PARTITIONS)
+        else {
+            self.refuses_calls = false;
+            return;
+        };
+        for sorted in divided {
+            view[all.len() / 64] |= 1 << (all.len() % 64);
+            all.push(sorted);
+        }
     }
 
     /// The states whose rules share partitions: each with the others for which a rule is to be content with as well.
@@ -619,15 +657,15 @@ impl<'a> Compiler<'a> {
                 })
         };
         let is_in_view = |rule: &model::Rule| match sought {
-            Sought::Deciding | Sought::Counting => is_in_view(rule),
             Sought::AtSocket => blocks_at_socket(rule),
+            _ => is_in_view(rule),
         };
         // What is asked of rules here is what [`Alike`] tells them apart by.
         let is_in_view: Vec<bool> = self.alike.examples.iter().map(|rule| is_in_view(rule)).collect();
         if !is_in_view.contains(&true) {
             return Vec::new();
         }
-        let boxes = (0..).zip(&self.boxes.all);
+        let boxes = (0..).zip(&self.boxes.all[..self.of_rules]);
         let boxes = boxes.filter(|(_, one)| {
             is_in_view[self.alike.of_rule[one.rule as usize] as usize]
                 && essential.is_none_or(|essential| self.may_hold(one, *essential, direction))
@@ -772,7 +810,7 @@ impl<'a> Compiler<'a> {
                 |different: &Vec<Partitions>| different.iter().map(|partitions| cost(partitions, view)).max();
             of_fields.iter().filter_map(of_field).min().unwrap_or(0)
         };
-        let views = views.iter().map(|[deciding, counting, at_socket]| WorstCase {
+        let views = views.iter().map(|[deciding, counting, at_socket, _]| WorstCase {
             deciding: worst(deciding).max(worst(at_socket)),
             counting: worst(counting),
         });
@@ -796,12 +834,6 @@ impl<'a> Compiler<'a> {
         let begins = &self.fields[field].long;
         let tree = self.content.add_bounds_v6(&tree_bounds(begins));
         lookup(&mut self.class_numbers, tree, begins, first_class, NodeV6::CHILDREN)
-    }
-
-    fn lookup_number_v4(&mut self, begins: &metadata::Begins) -> Lookup {
-        let begins: Begins<u32> = begins.iter().map(|(value, number)| (*value as u32, *number)).collect();
-        let tree = self.content.add_bounds_v4(&tree_bounds(&begins));
-        lookup(&mut self.class_numbers, tree, &begins, 0, NodeV4::CHILDREN)
     }
 
     fn lookup_number_v6(&mut self, begins: &metadata::Begins) -> Lookup {
@@ -850,19 +882,68 @@ impl<'a> Compiler<'a> {
             let of_states = rule.state.iter().map(of_state);
             of_states.fold(of_action | at_socket, |bits, bit| bits | bit)
         };
-        self.rules.iter().map(bits_of).fold(0, |bits, of_rule| bits | of_rule)
+        let at_call = if self.refuses_calls { has::AT_CALL } else { 0 };
+        let udp = if self.lets_udp_in() { has::UDP_FROM_OUTSIDE } else { 0 };
+        let of_rules = self.rules.iter().map(bits_of);
+        of_rules.fold(at_call | udp, |bits, of_rule| bits | of_rule)
+    }
+
+    /// Whether datagrams may come in and begin flows, in which answers go out.
+    fn lets_udp_in(&self) -> bool {
+        let may = |rule: &&model::Rule| {
+            rule.covers(model::Direction::Ingress)
+                && !matches!(rule.action, model::Action::Block | model::Action::Log)
+                && rule.protocol.is_none_or(|protocol| protocol == model::Protocol::UDP)
+        };
+        self.policy.defaults.ingress == model::DefaultVerdict::Allow || self.rules.iter().any(may)
     }
 
     fn metadata(&mut self, first_class: u32) -> Result<Metadata, CannotEnforce> {
         Ok(Metadata {
-            interface: self.lookup_number_v4(&self.boxes.combinations.of_interfaces(&self.places)),
-            uid: self.lookup_number_v4(&self.boxes.combinations.of_uids()),
             levels: metadata::levels(&self.places)?,
             first: self.numbers(Field::Metadata as usize, first_class, self.boxes.combinations.count()),
             asks: self.boxes.combinations.asks(),
             unknown_socket: u64::from(self.boxes.combinations.unknown_socket()),
+            unknown_group: u64::from(self.boxes.combinations.unknown_group()),
         })
     }
+}
+
+/// The boxes that are asked where a socket is to connect or send, in which all is open that is not known there: those of rules
+/// that let pass or count what may go to a destination, and of rules that block all that goes there. None where no call is to
+/// be refused at all.
+fn boxes_of_calls(policy: &Policy, rules: &[&model::Rule], boxes: &Boxes<'_>) -> Vec<Box> {
+    const UNKNOWN: [Field; 3] = [Field::Source, Field::First, Field::Metadata];
+    let lists = UNKNOWN.iter().flat_map(|field| boxes.lists.of(*field));
+    let lists = lists.fold(0, |bits, (bit, _)| bits | 1 << bit);
+    let blocks = |one: &Box| {
+        let rule = rules[one.rule as usize];
+        rule.action == model::Action::Block && rule.mode.is_none()
+    };
+    let may_match: Vec<bool> = rules.iter().map(|rule| may_match_call(rule)).collect();
+    let opened = boxes.all.iter().filter_map(|one| {
+        let mut opened = *one;
+        for field in UNKNOWN {
+            opened.intervals[field as usize] = ALL_VALUES;
+        }
+        opened.member_of &= !lists;
+        let counts = !blocks(one) || opened == *one;
+        (may_match[one.rule as usize] && counts).then_some(opened)
+    });
+    let opened: Vec<Box> = opened.collect();
+    let are_refused = policy.defaults.egress == model::DefaultVerdict::Deny || opened.iter().any(blocks);
+    if are_refused { opened } else { Vec::new() }
+}
+
+/// Whether a packet can match a rule that follows a call of `connect` or `sendmsg`: one of TCP or UDP that begins a flow.
+fn may_match_call(rule: &model::Rule) -> bool {
+    rule.covers(model::Direction::Egress)
+        && is_known(rule, model::Direction::Egress)
+        && (rule.state.is_empty() || rule.state.contains(&model::State::New))
+        && (rule.icmp_type.is_empty() && rule.icmp_code.is_empty())
+        && rule
+            .protocol
+            .is_none_or(|protocol| matches!(protocol, model::Protocol::TCP | model::Protocol::UDP))
 }
 
 /// Whether what a rule asks for is known of packets of this direction where they are decided about.

@@ -151,14 +151,18 @@ fn what_is_not_enforced_is_pointed_at() {
 name: identity
 rules:
   - name: jobs
-    direction: egress
+    direction: ingress
+    mac: \"02:00:00:00:00:01\"
     gid: 100
-    action: allow
+    action: block
 ",
     );
     let file = file.to_str().unwrap();
     let told = lab.refused(&["policy", "check", file], 1);
-    assert!(told.contains("6 |     gid: 100") && told.contains("^^^"), "{told}");
+    assert!(
+        told.contains("6 |     mac: \"02:00:00:00:00:01\"") && told.contains("^^^"),
+        "{told}"
+    );
     let finished = lab.finish(&["policy", "check", file, "--json"]);
     assert_eq!(finished.status.code(), Some(1), "{finished:#?}");
     let report: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
@@ -173,14 +177,14 @@ rules:
     // By whoever asks the daemon without the command.
     let policy = lab.file("policy.yaml", POLICY);
     let _enforcer = lab.enforce(&policy, &AT_CGROUP);
-    let body = r#"{"version":1,"name":"p","rules":[{"name":"r","direction":"egress","gid":[5],"action":"allow"}]}"#;
+    let body = r#"{"version":1,"name":"p","rules":[{"name":"r","direction":"ingress","mac":["02:00:00:00:00:01"],"gid":[5],"action":"block"}]}"#;
     let request = format!(
         "POST /v1/policy HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     let answer = ask(&lab.socket(), &request).unwrap();
     assert!(
-        answer.contains(" 422 ") && answer.contains("rule r: gid is not enforced"),
+        answer.contains(" 422 ") && answer.contains("rule r: mac beside cgroup, uid or gid is not enforced"),
         "{answer}"
     );
     assert_eq!(lab.json(&["status", "--json"])["applied"], 1);
@@ -262,14 +266,21 @@ fn each_hook_can_be_left_out() {
     for (args, expected) in [
         (
             vec!["run", "--no-xdp", "--no-tc", "--cgroup", &folder],
-            &["cgroup-egress", "cgroup-ingress"][..],
+            &[
+                "cgroup-egress",
+                "cgroup-ingress",
+                "connect4",
+                "connect6",
+                "sendmsg4",
+                "sendmsg6",
+            ][..],
         ),
         (
-            vec!["run", "--no-tc", "--cgroup", &folder],
+            vec!["run", "--no-tc", "--no-connect", "--cgroup", &folder],
             &["xdp-ingress", "cgroup-egress", "cgroup-ingress"],
         ),
         (
-            vec!["run", "--no-xdp", "--cgroup", &folder],
+            vec!["run", "--no-xdp", "--no-connect", "--cgroup", &folder],
             &["tc-ingress", "tc-egress", "cgroup-egress", "cgroup-ingress"],
         ),
         // Every interface but lo.

@@ -15,9 +15,12 @@ use testbed::{Cgroup, End, Finished, Host, LinkOptions, Running};
 /// The program under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_enforcer");
 
-/// Has an enforcer decide at the cgroup alone, where a test is not about the others: it starts in half of the time, most of
-/// which goes to the verifier.
-pub const AT_CGROUP: [&str; 2] = ["--no-xdp", "--no-tc"];
+/// Has an enforcer decide about packets at the cgroup alone, where a test is not about the others: it starts in half of the
+/// time, most of which goes to the verifier.
+pub const AT_CGROUP: [&str; 3] = ["--no-xdp", "--no-tc", "--no-connect"];
+
+/// The same, about calls as well.
+pub const AT_CALLS: [&str; 2] = ["--no-xdp", "--no-tc"];
 
 /// The same, at the interface alone.
 pub const AT_INTERFACE: [&str; 1] = ["--no-cgroup"];
@@ -111,7 +114,7 @@ impl Lab {
     pub fn enforce(&self, policy: &Path, args: &[&str]) -> Running {
         let mut command = self.command(&["run", "--policy"]);
         command.arg(policy).args(args);
-        if !AT_CGROUP.iter().all(|arg| args.contains(arg)) {
+        if !AT_CALLS.iter().all(|arg| args.contains(arg)) {
             command.args(["--iface", &self.server.interface]);
         }
         if !AT_INTERFACE.iter().all(|arg| args.contains(arg)) {

@@ -16,6 +16,7 @@ mod shapes;
 
 mod agreement;
 mod bypass;
+mod calls;
 mod commands;
 mod faults;
 mod files;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         bypass::tests,
         hostile::tests,
         live::tests,
+        calls::tests,
         unseen::tests,
         wire::tests,
         metadata::tests,

@@ -1,4 +1,4 @@
-//! What is known of a packet beside its headers: interface, MAC address, cgroup, user (Z3, A3, F9).
+//! What is known of a packet beside its headers: interface, MAC address, cgroup, user, group (Z3, A3, A10, F9).
 
 use std::{
     net::{Ipv4Addr, UdpSocket},
@@ -6,14 +6,16 @@ use std::{
     time::Duration,
 };
 
+use lab06_full_enforcer::{compile::Capacities, groups, object};
 use nix::sys::socket::{SockaddrIn, bind};
 use testbed::{
     Cgroup, Host, Running,
+    harness::unsupported,
     traffic::{self, Connection, Server},
 };
 
 use crate::{
-    lab::{AT_CGROUP, AT_INTERFACE, Lab, PATIENCE, wait_until},
+    lab::{AT_CALLS, AT_CGROUP, AT_INTERFACE, Lab, PATIENCE, wait_until},
     sender::order,
 };
 
@@ -21,6 +23,9 @@ testbed::listed_tests![
     what_a_cgroup_and_those_below_it_send_is_decided_by_its_path,
     a_cgroup_that_is_made_again_is_found_again,
     what_a_user_sends_is_decided_by_its_number,
+    what_a_group_sends_is_decided_by_its_number,
+    a_socket_that_is_older_than_the_policy_gets_its_group_by_a_call,
+    what_comes_in_for_a_group_is_blocked_at_the_socket,
     what_comes_in_for_a_cgroup_and_those_below_it_is_blocked_at_the_socket,
     what_comes_in_for_a_user_is_blocked_at_the_socket,
     what_goes_by_an_interface_is_decided_by_its_name,
@@ -120,6 +125,74 @@ fn what_a_user_sends_is_decided_by_its_number() {
         assert_eq!(told, ["user", outcome], "{user}");
     }
     assert_eq!(lab.counted("no"), [0, 0, 3]);
+}
+
+/// Where no groups are kept, a policy that names one is refused.
+fn need_groups() {
+    let mut ebpf = object::load(&Capacities::LEAST, true).unwrap();
+    if groups::are_kept(&mut ebpf) {
+        return;
+    }
+    let lab = Lab::new();
+    let policy = lab.file("policy.yaml", &no("direction: egress, gid: 0"));
+    let folder = lab.cgroup.path().to_str().unwrap();
+    let args = ["run", "--policy", policy.to_str().unwrap(), "--cgroup", folder];
+    let told = lab.refused(&[&args[..], &AT_CGROUP].concat(), 1);
+    assert!(told.contains("rule no: gid cannot be enforced here"), "{told}");
+    unsupported("sockets have no storage: from Linux 7 on, a processor has to have cmpxchg16b for it");
+}
+
+fn what_a_group_sends_is_decided_by_its_number() {
+    need_groups();
+    let lab = Lab::new();
+    let policy = lab.file("policy.yaml", &no("direction: egress, gid: [1000-1999, 65534]"));
+    let _enforcer = lab.enforce(&policy, &AT_CGROUP);
+    let target = format!("udp {}:514", lab.client.ipv4);
+    for (group, outcome) in [
+        (0, "sent"),
+        (1000, "denied"),
+        (1999, "denied"),
+        (2000, "sent"),
+        (65_534, "denied"),
+    ] {
+        let orders = [format!("group {group}"), target.clone()];
+        let told = order(&lab.server.host, &lab.cgroup, orders);
+        assert_eq!(told, ["group", outcome], "{group}");
+    }
+    assert_eq!(lab.counted("no"), [0, 0, 3]);
+}
+
+/// A socket that is older than a policy with groups has none, until it connects or sends to somebody by name.
+fn a_socket_that_is_older_than_the_policy_gets_its_group_by_a_call() {
+    need_groups();
+    let lab = Lab::new();
+    let all = lab.file("all.yaml", "{ version: 1, name: all, mode: block }");
+    let _enforcer = lab.enforce(&all, &AT_CALLS);
+    let socket = socket_in(&lab, &lab.cgroup);
+    let target = (lab.client.ipv4, 514);
+    socket.connect(target).unwrap();
+    let policy = lab.file("policy.yaml", &no("direction: egress, gid: 0"));
+    lab.done(&["policy", "apply", policy.to_str().unwrap()]);
+    socket.send(b"hello").unwrap();
+    assert_eq!(lab.counted("no"), [0; 3]);
+    wait_until("nobody is said to be there", || socket.take_error().unwrap().is_some());
+    socket.connect(target).unwrap();
+    let error = socket.send(b"hello").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    assert_eq!(lab.counted("no"), [0, 0, 1]);
+}
+
+fn what_comes_in_for_a_group_is_blocked_at_the_socket() {
+    need_groups();
+    let lab = Lab::new();
+    for (groups, passes) in [("1-4294967294", true), ("0", false)] {
+        let policy = lab.file("policy.yaml", &no(&format!("gid: {groups}")));
+        let enforcer = lab.enforce(&policy, &[]);
+        let socket = socket_in(&lab, &lab.cgroup);
+        assert_eq!(gets_through(&lab, &socket), passes, "{groups}");
+        assert_eq!(lab.counted("no"), [0, 0, u64::from(!passes)]);
+        enforcer.interrupt(PATIENCE).unwrap();
+    }
 }
 
 /// A socket of the server's, made by a process in the cgroup.

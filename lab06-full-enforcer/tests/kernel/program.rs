@@ -179,6 +179,7 @@ fn program(ebpf: &mut Ebpf, hook: Hook) -> ProgramFd {
         Hook::TcEgress => "enforce_leaving",
         Hook::CgroupEgress => "enforce_egress",
         Hook::CgroupIngress => "enforce_socket",
+        hook => panic!("{hook:?} cannot be run by itself"),
     };
     let loaded = match hook {
         Hook::XdpIngress => {
@@ -189,7 +190,7 @@ fn program(ebpf: &mut Ebpf, hook: Hook) -> ProgramFd {
             let program: &mut SchedClassifier = load::program(ebpf, name, "TC").unwrap();
             program.load().and_then(|()| program.fd())
         }
-        Hook::CgroupEgress | Hook::CgroupIngress => {
+        _ => {
             let program: &mut CgroupSkb = load::program(ebpf, name, "cgroup_skb").unwrap();
             program.load().and_then(|()| program.fd())
         }

@@ -14,7 +14,7 @@ use testbed::{Cgroup, Host, Running, packets};
 use crate::{lab::PATIENCE, senders};
 
 /// Set in the process that sends; its value is the orders, a line each: `udp ADDRESS`, `tcp ADDRESS`, or
-/// `user NUMBER`, who obeys those that follow.
+/// `user NUMBER` or `group NUMBER`, who obeys those that follow.
 const ORDERS: &str = "LAB06_SENDER";
 
 /// How long is waited for a connection that does not come about.
@@ -39,6 +39,11 @@ pub fn is_wanted() -> bool {
 pub fn send() -> ExitCode {
     for order in env::var(ORDERS).unwrap().lines() {
         let (how, address) = order.split_once(' ').unwrap();
+        if how == "group" {
+            nix::unistd::setgid(address.parse::<u32>().unwrap().into()).unwrap();
+            println!("group");
+            continue;
+        }
         if how == "user" {
             nix::unistd::setuid(address.parse::<u32>().unwrap().into()).unwrap();
             println!("user");

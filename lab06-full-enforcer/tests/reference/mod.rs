@@ -30,12 +30,12 @@ pub fn packet(frame: &[u8], hook: Hook, interface: &str) -> Packet {
     Packet {
         direction: match hook {
             Hook::TcIngress | Hook::XdpIngress | Hook::CgroupIngress => Direction::Ingress,
-            Hook::CgroupEgress | Hook::TcEgress => Direction::Egress,
+            _ => Direction::Egress,
         },
         interface: interface.into(),
         source_mac: match hook {
             Hook::TcIngress | Hook::XdpIngress => frame[6..].first_chunk().copied().map(Mac),
-            Hook::CgroupEgress | Hook::TcEgress | Hook::CgroupIngress => None,
+            _ => None,
         },
         content,
     }
@@ -97,6 +97,7 @@ pub fn decide(policy: &Policy, packet: &Packet, hook: Hook, identity: &Identity)
         Hook::TcIngress | Hook::XdpIngress | Hook::CgroupEgress => {
             Some(decide_at_hook(policy, packet, &Flow::New, identity))
         }
+        hook => panic!("{hook:?} sees no packets"),
     }
 }
 
@@ -241,8 +242,8 @@ fn rule(name: &str, dice: &mut Dice) -> Rule {
     rule
 }
 
-/// Has some of the rules ask for the user, and for the cgroup if it may.
-pub fn ask_for_sockets(policy: &mut Policy, dice: &mut Dice, with_cgroups: bool) {
+/// Has some of the rules ask for the user; and for the group and the cgroup if they may.
+pub fn ask_for_sockets(policy: &mut Policy, dice: &mut Dice, with_more: bool) {
     for rule in policy.rules.iter_mut().filter(|rule| rule.mac.is_empty()) {
         // What comes in is only blocked by them.
         let direction = if rule.action == Action::Block {
@@ -252,25 +253,31 @@ pub fn ask_for_sockets(policy: &mut Policy, dice: &mut Dice, with_cgroups: bool)
         };
         if dice.percent(20) {
             rule.direction = direction;
-            rule.uid = dice.some_of(2, |dice| {
-                let first = dice.one_of(&UIDS);
-                Range {
-                    first,
-                    last: dice.one_of(&[first, first.saturating_add(1), u32::MAX]),
-                }
-            });
+            rule.uid = dice.some_of(2, ids);
         }
-        if with_cgroups && dice.percent(20) {
+        if with_more && dice.percent(10) {
+            rule.direction = direction;
+            rule.gid = dice.some_of(2, ids);
+        }
+        if with_more && dice.percent(20) {
             rule.direction = direction;
             rule.cgroup = dice.some_of(2, |dice| dice.one_of(&CGROUPS).to_owned());
         }
     }
 }
 
+fn ids(dice: &mut Dice) -> Range<u32> {
+    let first = dice.one_of(&UIDS);
+    Range {
+        first,
+        last: dice.one_of(&[first, first.saturating_add(1), u32::MAX]),
+    }
+}
+
 /// The cgroups that rules name and sockets are in.
 pub const CGROUPS: [&str; 6] = ["/", "a", "a/b", "a/b/c/d", "a-b", "e/b"];
 
-/// The users that rules name and sockets are of.
+/// The users and groups that rules name and sockets are of.
 pub const UIDS: [u32; 5] = [0, 1000, 1001, 65_534, u32::MAX];
 
 fn address(dice: &mut Dice) -> Address {

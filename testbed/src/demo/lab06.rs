@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{IsTerminal as _, Write as _, stdout},
-    net::{SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -23,6 +23,10 @@ const TIMEOUT: Duration = Duration::from_millis(700);
 
 /// How long the enforcer may take for anything.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How many rules the last policy has, and which of them is about blue.
+const MANY: u32 = 100_000;
+const OF_BLUE: u32 = 77_777;
 
 const DNS: u16 = 53;
 const SNMP: u16 = 161;
@@ -188,22 +192,7 @@ impl Story<'_> {
         self.file("resolver.yaml", &policy)?;
         show("cat resolver.yaml");
         say(policy.trim_end());
-        let cgroup = self.hosts.cgroup.path().display().to_string();
-        let interface = &self.hosts.server.interface;
-        show(&format!(
-            "enforcer run --policy resolver.yaml --iface {interface} --cgroup … &"
-        ));
-        let args = [
-            "run",
-            "--policy",
-            "resolver.yaml",
-            "--iface",
-            interface,
-            "--cgroup",
-            &cgroup,
-        ];
-        let enforcer = Running::start(self.command(&args))?;
-        enforcer.wait_for("listening on", PATIENCE)?;
+        let enforcer = self.start("resolver.yaml")?;
         self.everybody_asks()?;
         self.run("stats")?;
 
@@ -254,8 +243,56 @@ impl Story<'_> {
             say(last);
         }
         self.everybody_asks()?;
+
+        self.chapter("7. A hundred thousand rules, one of which is about blue's questions.");
+        self.file("many.json", &self.many_rules())?;
+        self.run("policy check many.json")?;
+        let enforcer = self.start("many.json")?;
+        self.everybody_asks()?;
+        self.run(&format!(
+            "policy explain --src {blue} --dst {server} --proto udp --dport {DNS}"
+        ))?;
+        enforcer.interrupt(PATIENCE)?;
         say("\nYour turn: `cargo xtask run lab06 -- run` keeps it running, for commands from a second terminal.");
         Ok(())
+    }
+
+    /// Starts the enforcer with the policy of this name.
+    fn start(&self, policy: &str) -> Result<Running> {
+        let cgroup = self.hosts.cgroup.path().display().to_string();
+        let interface = &self.hosts.server.interface;
+        show(&format!(
+            "enforcer run --policy {policy} --iface {interface} --cgroup … &"
+        ));
+        let args = ["run", "--policy", policy, "--iface", interface, "--cgroup", &cgroup];
+        let enforcer = Running::start(self.command(&args))?;
+        enforcer.wait_for("listening on", PATIENCE)?;
+        Ok(enforcer)
+    }
+
+    /// A policy of a hundred thousand rules of three kinds, in JSON, which is read fastest.
+    fn many_rules(&self) -> String {
+        let rule = |number: u32| {
+            let source = Ipv4Addr::from_bits(0x0a00_0000 + (number << 4));
+            let condition = match number {
+                OF_BLUE => format!(r#""source":"{}","destination_ports":{DNS}"#, self.hosts.blue.ipv4),
+                _ if number.is_multiple_of(3) => format!(r#""source":"{source}/28""#),
+                _ if number % 3 == 1 => format!(r#""source":"{source}/28","destination_ports":"{DNS}-{SNMP}""#),
+                _ => format!(
+                    r#""destination":"{source}","destination_ports":{}"#,
+                    1 + number % 65_535
+                ),
+            };
+            let action = if number.is_multiple_of(2) { "allow" } else { "block" };
+            format!(
+                r#"{{"name":"rule-{number}","direction":"ingress","protocol":"udp",{condition},"action":"{action}"}}"#
+            )
+        };
+        let rules: Vec<String> = (0..MANY).map(rule).collect();
+        format!(
+            "{{\"version\":1,\"name\":\"many\",\"mode\":\"block\",\"rules\":[\n{}\n]}}\n",
+            rules.join(",\n")
+        )
     }
 
     fn chapter(&self, title: &str) {

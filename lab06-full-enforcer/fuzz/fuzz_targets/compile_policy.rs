@@ -95,7 +95,7 @@ fn by_tables(compiled: &Compiled, inspection: &mut Inspection, met: &Met) -> Dec
             let packet = || FromEthernet(&frame[..]);
             inspection.decide(packet, UnknownSocket, || 0, &place, &classifier, &NoFlows);
         }
-        Hook::CgroupEgress | Hook::CgroupIngress => {
+        _ => {
             let packet = || FromIp(&frame[14..], u16::from_be_bytes([frame[12], frame[13]]));
             inspection.decide(packet, UnknownSocket, || 0, &place, &classifier, &NoFlows);
         }
@@ -200,7 +200,7 @@ impl Bounds {
             // Programs are attached to interfaces other than `lo`.
             interface: match hook {
                 Hook::TcIngress | Hook::TcEgress | Hook::XdpIngress => dice.one_of(&["eth0", "eth1"]),
-                Hook::CgroupEgress | Hook::CgroupIngress => dice.one_of(&INTERFACES),
+                _ => dice.one_of(&INTERFACES),
             },
             source: self.address(is_v4, dice),
             destination: self.address(is_v4, dice),

@@ -108,11 +108,19 @@ fn a_cgroup_that_is_made_again_is_found_again() {
 }
 
 fn what_a_user_sends_is_decided_by_its_number() {
+    assert_senders_are_decided_by_number("uid", "user");
+}
+
+/// Senders order themselves to be somebody, whom the rule names by this key.
+fn assert_senders_are_decided_by_number(key: &str, somebody: &str) {
     let lab = Lab::new();
-    let policy = lab.file("policy.yaml", &no("direction: egress, uid: [1000-1999, 65534]"));
+    let policy = lab.file(
+        "policy.yaml",
+        &no(&format!("direction: egress, {key}: [1000-1999, 65534]")),
+    );
     let _enforcer = lab.enforce(&policy, &AT_CGROUP);
     let target = format!("udp {}:514", lab.client.ipv4);
-    for (user, outcome) in [
+    for (number, outcome) in [
         (0, "sent"),
         (999, "sent"),
         (1000, "denied"),
@@ -120,9 +128,9 @@ fn what_a_user_sends_is_decided_by_its_number() {
         (2000, "sent"),
         (65_534, "denied"),
     ] {
-        let orders = [format!("user {user}"), target.clone()];
+        let orders = [format!("{somebody} {number}"), target.clone()];
         let told = order(&lab.server.host, &lab.cgroup, orders);
-        assert_eq!(told, ["user", outcome], "{user}");
+        assert_eq!(told, [somebody, outcome], "{number}");
     }
     assert_eq!(lab.counted("no"), [0, 0, 3]);
 }
@@ -144,22 +152,7 @@ fn need_groups() {
 
 fn what_a_group_sends_is_decided_by_its_number() {
     need_groups();
-    let lab = Lab::new();
-    let policy = lab.file("policy.yaml", &no("direction: egress, gid: [1000-1999, 65534]"));
-    let _enforcer = lab.enforce(&policy, &AT_CGROUP);
-    let target = format!("udp {}:514", lab.client.ipv4);
-    for (group, outcome) in [
-        (0, "sent"),
-        (1000, "denied"),
-        (1999, "denied"),
-        (2000, "sent"),
-        (65_534, "denied"),
-    ] {
-        let orders = [format!("group {group}"), target.clone()];
-        let told = order(&lab.server.host, &lab.cgroup, orders);
-        assert_eq!(told, ["group", outcome], "{group}");
-    }
-    assert_eq!(lab.counted("no"), [0, 0, 3]);
+    assert_senders_are_decided_by_number("gid", "group");
 }
 
 /// A socket that is older than a policy with groups has none, until it connects or sends to somebody by name.

@@ -141,7 +141,8 @@ pub struct Enforcer {
     // Detached first, so that no packet meets a program whose tables are being taken down.
     attached: Attached,
     kernel: Kernel,
-    local: LocalPrefixes,
+    /// Where calls are refused.
+    local: Option<LocalPrefixes>,
     /// Whether groups are kept with sockets, or nobody wants to know.
     keeps_groups: bool,
     capacities: Capacities,
@@ -211,9 +212,15 @@ impl Enforcer {
             ids: Ids::new(max_ids(&capacities)),
         };
         let contents = kernel.put_into_force(compiled, options.mode)?;
-        let mut local = LocalPrefixes::take(&mut ebpf)?;
+        let mut local = if options.by_cgroup && options.at_calls {
+            Some(LocalPrefixes::take(&mut ebpf)?)
+        } else {
+            None
+        };
         // If they cannot be read, calls are left alone, and the server says why.
-        if let Ok(prefixes) = prefixes().await {
+        if let Some(local) = &mut local
+            && let Ok(prefixes) = prefixes().await
+        {
             local.set(&prefixes)?;
         }
         Ok(Self {
@@ -278,11 +285,17 @@ impl Enforcer {
         Ok(true)
     }
 
+    /// Whether calls are refused at all, so that somebody wants to know which destinations are the host's own.
+    pub fn refuses_calls(&self) -> bool {
+        self.local.is_some()
+    }
+
     /// Which destinations are the host's own from now on; `None` if that is not known, and no call is to be refused.
     pub fn set_local(&mut self, prefixes: Option<&Prefixes>) -> Result<(), EnforcerError> {
-        match prefixes {
-            Some(prefixes) => self.local.set(prefixes)?,
-            None => self.local.leave_calls_alone()?,
+        match (&mut self.local, prefixes) {
+            (None, _) => {}
+            (Some(local), Some(prefixes)) => local.set(prefixes)?,
+            (Some(local), None) => local.leave_calls_alone()?,
         }
         Ok(())
     }

@@ -30,6 +30,8 @@ pub type Prefixes = BTreeSet<(u8, [u8; 16])>;
 pub struct LocalPrefixes {
     trie: LpmTrie<MapData, [u8; 16], u32>,
     namespace: Array<MapData, u64>,
+    /// This network namespace's cookie, or 0: see [`namespace_cookie`].
+    cookie: u64,
     /// What is in the trie.
     filled: Prefixes,
 }
@@ -44,6 +46,7 @@ impl LocalPrefixes {
         Ok(Self {
             trie: LpmTrie::try_from(take("LOCAL_PREFIXES")?)?,
             namespace: Array::try_from(take("NAMESPACE")?)?,
+            cookie: namespace_cookie().unwrap_or(0),
             filled: Prefixes::new(),
         })
     }
@@ -59,7 +62,7 @@ impl LocalPrefixes {
             let key = Key::new(u32::from(*length), *octets);
             self.trie.insert(&key, 1, 0).map_err(io::Error::other)?;
         }
-        self.set_namespace(namespace_cookie().unwrap_or(0))?;
+        self.set_namespace(self.cookie)?;
         for (length, octets) in self.filled.difference(prefixes) {
             let key = Key::new(u32::from(*length), *octets);
             self.trie.remove(&key).map_err(io::Error::other)?;

@@ -4,7 +4,7 @@
 //! kernel has of the other end: an open descriptor can be handed on, and a mode can be changed.
 
 use std::{
-    fs, io,
+    fs, future, io,
     os::unix::{
         fs::{FileTypeExt as _, MetadataExt as _},
         net::UnixStream,
@@ -169,6 +169,9 @@ async fn keep_up(enforcer: &Shared) {
 
 /// Looks again at which destinations are the host's own, whenever there are others.
 async fn follow_local_prefixes(enforcer: &Shared) {
+    if !lock(enforcer).refuses_calls() {
+        return future::pending().await;
+    }
     loop {
         let error = match follow_until_error(enforcer).await {
             Ok(()) => "the kernel had more to say than could be read".to_owned(),

@@ -29,7 +29,8 @@ pub struct Refused {
 impl<T: Tables> Classifier<'_, T> {
     /// Whether a call is refused, in block mode, and why.
     ///
-    /// Not asked is whether the packets would go by the loopback interface: that is for the program to know. Nor whether it is of the DHCP client: see [`is_perhaps_dhcp`].
+    /// Not asked is whether the packets would go by the loopback interface: that is for the program to know. Nor whether it is
+    /// of the DHCP client: see [`is_perhaps_dhcp`].
     #[inline(always)]
     pub fn refuses(&self, destination: &Destination) -> Option<Refused> {
         // ANCHOR: refuses

@@ -57,8 +57,7 @@ pub fn judgements(json: &str) -> Result<Judgements> {
         let judgement = if let Some(instructions) = program["verified_instructions"].as_u64() {
             Judgement::Verified(instructions)
         } else {
-            let reason = program["rejected"].as_str().or(program["not_loaded"].as_str());
-            Judgement::NotLoaded(reason.unwrap_or("the kernel does not tell").to_owned())
+            Judgement::NotLoaded(why_not(program))
         };
         judgements.insert(name, judgement);
     }
@@ -66,6 +65,17 @@ pub fn judgements(json: &str) -> Result<Judgements> {
         bail!("{object} has no programs");
     }
     Ok(judgements)
+}
+
+/// Why a program was not loaded: the last line of the verifier's log, if it has said anything, and the kernel's answer.
+fn why_not(program: &Value) -> String {
+    let cause = program["rejected"].as_str().or(program["not_loaded"].as_str());
+    let cause = cause.unwrap_or("the kernel does not tell");
+    let log = program["verifier_log"].as_array().into_iter().flatten();
+    match log.filter_map(Value::as_str).next_back() {
+        Some(verdict) => format!("{verdict}: {cause}"),
+        None => cause.to_owned(),
+    }
 }
 
 impl Record {
@@ -307,11 +317,13 @@ mod tests {
     fn the_judgements_stand_in_what_inspect_prints() {
         let json = r#"{"object": "/w/lab01", "not_verified": null, "programs": [
             {"name": "a", "verified_instructions": 7}, {"name": "b", "rejected": "too large", "verifier_log": []},
-            {"name": "c", "not_loaded": "no such hook"}]}"#;
+            {"name": "c", "not_loaded": "no such hook"},
+            {"name": "d", "rejected": "EINVAL", "verifier_log": ["5: (85) call 200", "unknown func 200"]}]}"#;
         let expected = seen(&[
             ("lab01: a", Judgement::Verified(7)),
             ("lab01: b", Judgement::NotLoaded("too large".into())),
             ("lab01: c", Judgement::NotLoaded("no such hook".into())),
+            ("lab01: d", Judgement::NotLoaded("unknown func 200: EINVAL".into())),
         ]);
         assert_eq!(judgements(json).unwrap(), expected);
         let not_asked = judgements(r#"{"not_verified": "no root", "programs": []}"#).unwrap_err();

@@ -23,8 +23,11 @@ use rtnetlink::{
     },
 };
 
-/// Prefixes, those of IPv4 as mapped into IPv6 (RFC 4291 section 2.5.5.2): their lengths and their octets.
-pub type Prefixes = BTreeSet<(u8, [u8; 16])>;
+/// The length and the octets of a prefix; those of IPv4 are mapped into IPv6 (RFC 4291 section 2.5.5.2).
+pub type Prefix = (u8, [u8; 16]);
+
+/// Prefixes of this host.
+pub type Prefixes = BTreeSet<Prefix>;
 
 /// The prefixes in the kernel.
 pub struct LocalPrefixes {
@@ -54,20 +57,29 @@ impl LocalPrefixes {
     /// Has calls of this network namespace refused, but for those that go to one of these prefixes. (None at all on Linux
     /// before 5.14, which does not tell namespaces apart, nor if there are too many prefixes.)
     pub fn set(&mut self, prefixes: &Prefixes) -> io::Result<()> {
-        if prefixes.len() > MAX_LOCAL {
-            return self.leave_calls_alone();
+        if *prefixes != self.filled {
+            // Refused are none meanwhile.
+            self.leave_calls_alone()?;
+            if prefixes.len() > MAX_LOCAL {
+                return Ok(());
+            }
+            self.fill(prefixes)?;
         }
-        // What is to be in it is there before calls are refused, and what is not to be is taken out then.
-        for (length, octets) in prefixes.difference(&self.filled) {
-            let key = Key::new(u32::from(*length), *octets);
-            self.trie.insert(&key, 1, 0).map_err(io::Error::other)?;
+        self.set_namespace(self.cookie)
+    }
+
+    /// Takes out first what is not to be in it, so that there is room for the others.
+    fn fill(&mut self, prefixes: &Prefixes) -> io::Result<()> {
+        let gone: Vec<Prefix> = self.filled.difference(prefixes).copied().collect();
+        for prefix in gone {
+            self.trie.remove(&key(prefix)).map_err(io::Error::other)?;
+            self.filled.remove(&prefix);
         }
-        self.set_namespace(self.cookie)?;
-        for (length, octets) in self.filled.difference(prefixes) {
-            let key = Key::new(u32::from(*length), *octets);
-            self.trie.remove(&key).map_err(io::Error::other)?;
+        let new: Vec<Prefix> = prefixes.difference(&self.filled).copied().collect();
+        for prefix in new {
+            self.trie.insert(&key(prefix), 1, 0).map_err(io::Error::other)?;
+            self.filled.insert(prefix);
         }
-        self.filled.clone_from(prefixes);
         Ok(())
     }
 
@@ -79,6 +91,10 @@ impl LocalPrefixes {
     fn set_namespace(&mut self, cookie: u64) -> io::Result<()> {
         self.namespace.set(0, cookie, 0).map_err(io::Error::other)
     }
+}
+
+fn key((length, octets): Prefix) -> Key<[u8; 16]> {
+    Key::new(u32::from(length), octets)
 }
 
 /// The number that the kernel knows this network namespace by: `SO_NETNS_COOKIE`, Linux 5.14.
@@ -102,14 +118,18 @@ pub fn namespace_cookie() -> io::Result<u64> {
     Ok(cookie)
 }
 
-/// The prefixes that are this network namespace's own: those of its routes of type `local` in all tables, and the
-/// unspecified addresses, by which a socket reaches its own host.
+/// The prefixes that may be this network namespace's own: those of its routes of type `local` in all tables; the unspecified
+/// addresses, by which a socket reaches its own host; and those of multicast and of broadcast, where the socket says by which
+/// interface it sends, which may be `lo`.
 pub async fn prefixes() -> io::Result<Prefixes> {
     let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
     let connection = tokio::spawn(connection);
     let mut found = Prefixes::from([
         mapped(Ipv4Addr::UNSPECIFIED.into(), 32),
         mapped(Ipv6Addr::UNSPECIFIED.into(), 128),
+        mapped(Ipv4Addr::new(224, 0, 0, 0).into(), 4),
+        mapped(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
+        mapped(Ipv4Addr::BROADCAST.into(), 32),
     ]);
     let mut result = Ok(());
     for request in [
@@ -151,7 +171,7 @@ pub fn changes() -> io::Result<impl Stream<Item = ()> + Unpin> {
     Ok(changes)
 }
 
-fn prefix_of(route: &RouteMessage) -> Option<(u8, [u8; 16])> {
+fn prefix_of(route: &RouteMessage) -> Option<Prefix> {
     if route.header.kind != RouteType::Local {
         return None;
     }
@@ -168,7 +188,7 @@ fn prefix_of(route: &RouteMessage) -> Option<(u8, [u8; 16])> {
     })
 }
 
-fn mapped(address: IpAddr, length: u8) -> (u8, [u8; 16]) {
+fn mapped(address: IpAddr, length: u8) -> Prefix {
     match address {
         IpAddr::V4(address) => (96 + length, address.to_ipv6_mapped().octets()),
         IpAddr::V6(address) => (length, address.octets()),

@@ -54,12 +54,13 @@ impl<T: Tables> Classifier<'_, T> {
         })
     }
 
-    /// A segment with SYN belongs to no flow. A datagram may belong to one that began outside, and be an answer.
+    /// A segment with SYN belongs to no flow. A datagram may belong to one where flows are followed: be an answer, or of what
+    /// an earlier policy has let begin.
     #[inline(always)]
     fn may_be_refused(&self, protocol: u8) -> bool {
         match protocol {
             TCP => true,
-            UDP => self.config.has & has::UDP_FROM_OUTSIDE == 0,
+            UDP => self.config.flows.established_buckets == 0,
             _ => false,
         }
     }

@@ -73,15 +73,6 @@ impl Goal {
 
 /// Who refuses a call, by asking one rule after the other: the rule's name or `default`; `None` if nobody does.
 fn naive(policy: &Policy, goal: Goal) -> Option<String> {
-    let udp_comes_in = policy.defaults.ingress == DefaultVerdict::Allow
-        || policy.rules.iter().any(|rule| {
-            rule.direction != Some(Direction::Egress)
-                && matches!(rule.action, Action::Allow | Action::RateLimit(_))
-                && rule.protocol.is_none_or(|protocol| protocol == Protocol::UDP)
-        });
-    if goal.protocol == Protocol::UDP && udp_comes_in {
-        return None;
-    }
     for index in policy.order() {
         let rule = &policy.rules[index];
         if !may_match(policy, rule, goal) {
@@ -137,14 +128,10 @@ fn assert_packets_are_dropped(policy: &Policy, goal: Goal, dice: &mut Dice) {
             "{packet:?} {identity:?}\n{policy:#?}"
         );
         assert!(decision.logged_by.is_empty(), "{packet:?}\n{policy:#?}");
-        if goal.protocol == Protocol::UDP {
-            // Nor can it be an answer: what would have begun the flow does not come in.
-            let question = decide_at_hook(policy, &packet.reversed(), &Flow::New, &Identity::UNKNOWN);
-            assert!(!question.lets_pass(), "{packet:?}\n{policy:#?}");
-        }
     }
 }
 
+/// Where no flows are followed.
 #[test]
 fn calls_are_refused_as_by_the_rules_one_after_the_other() {
     let (mut by_rule, mut by_default, mut left, mut too_entangled) = (0, 0, 0, 0);
@@ -185,6 +172,35 @@ fn calls_are_refused_as_by_the_rules_one_after_the_other() {
     let seen = [by_rule, by_default, left];
     assert!(seen.iter().all(|count| *count > 1000), "{seen:?}");
     assert!(too_entangled * 20 < by_rule + by_default, "{too_entangled} of {seen:?}");
+}
+
+/// A datagram may belong to a flow that has begun otherwise, and no rule would be asked.
+#[test]
+fn where_flows_are_followed_no_datagram_is_refused_as_a_call() {
+    let mut policy = Policy::allow_all("closed");
+    policy.mode = Mode::Block;
+    policy.defaults.egress = DefaultVerdict::Deny;
+    let mut compiled = compile(&policy).unwrap();
+    for (buckets, refused) in [(0, [true, true]), (64, [true, false])] {
+        compiled.config.flows.established_buckets = buckets;
+        let classifier = Classifier {
+            config: &compiled.config,
+            tables: &compiled,
+        };
+        let is_refused = |protocol| {
+            let goal = Goal {
+                address: [192, 0, 2, 1].into(),
+                port: 514,
+                protocol,
+            };
+            classifier.refuses(&goal.destination()).is_some()
+        };
+        assert_eq!(
+            [Protocol::TCP, Protocol::UDP].map(is_refused),
+            refused,
+            "{buckets} buckets"
+        );
+    }
 }
 
 /// Rules that differ in what they leave open in so many ways that calls are left alone.

@@ -1,6 +1,10 @@
 //! `connect` and `sendmsg` are refused where their packets would be blocked whatever they look like (A2).
 
-use lab06_full_enforcer::local::namespace_cookie;
+use lab06_full_enforcer::{
+    compile::Capacities,
+    local::{LocalPrefixes, Prefixes, namespace_cookie},
+    object,
+};
 use testbed::{Host, harness::falls_back, traffic::Server};
 
 use crate::{
@@ -13,6 +17,8 @@ testbed::listed_tests![
     what_depends_on_more_than_the_destination_is_decided_by_its_packets,
     datagrams_that_may_be_answers_are_decided_by_their_packets,
     the_host_itself_is_never_refused,
+    what_a_socket_sends_to_many_by_the_loopback_interface_is_never_refused,
+    all_of_many_addresses_can_be_exchanged_for_others,
     calls_of_other_network_namespaces_are_left_to_packets,
     in_observe_mode_and_without_the_hooks_no_call_is_refused,
 ];
@@ -27,6 +33,9 @@ rules:
   - { name: echo, direction: egress, protocol: tcp, destination_ports: 7, action: allow }
   - { name: telnet, direction: egress, protocol: tcp, destination_ports: 23, action: block }
 ";
+
+/// As [`AT_CALLS`], with datagrams that belong to no flow.
+const WITHOUT_FLOWS: [&str; 4] = ["--no-xdp", "--no-tc", "--max-flows", "0"];
 
 /// What a connection comes to that is let through to where nobody listens.
 const NOBODY: &str = "Connection refused (os error 111)";
@@ -47,7 +56,7 @@ fn blocked() -> &'static str {
 
 fn a_call_whose_packets_would_be_blocked_is_refused_at_once() {
     let lab = Lab::new();
-    let _enforcer = lab.enforce(&lab.file("policy.yaml", STRICT), &AT_CALLS);
+    let _enforcer = lab.enforce(&lab.file("policy.yaml", STRICT), &WITHOUT_FLOWS);
     let _echo = Server::tcp(&lab.client.host, 7).unwrap();
     let (v4, v6) = (lab.client.ipv4, lab.client.ipv6);
     let told = order(
@@ -126,11 +135,7 @@ fn what_depends_on_more_than_the_destination_is_decided_by_its_packets() {
 
 fn datagrams_that_may_be_answers_are_decided_by_their_packets() {
     let lab = Lab::new();
-    let dns = STRICT.replace(
-        "rules:",
-        "rules:\n  - { name: dns, direction: ingress, protocol: udp, destination_ports: 53, action: allow }",
-    );
-    let _enforcer = lab.enforce(&lab.file("policy.yaml", &dns), &AT_CALLS);
+    let _enforcer = lab.enforce(&lab.file("policy.yaml", STRICT), &AT_CALLS);
     let told = order(&lab.server.host, &lab.cgroup, [format!("udp {}:514", lab.client.ipv4)]);
     assert_eq!(told, ["denied"]);
     assert_eq!(lab.counted_at("sendmsg4", "default"), [0; 3]);
@@ -165,6 +170,33 @@ fn the_host_itself_is_never_refused() {
     wait_until("the new addresses are known", || {
         order(&lab.server.host, &lab.cgroup, goal()) == [NOBODY; 2]
     });
+}
+
+fn what_a_socket_sends_to_many_by_the_loopback_interface_is_never_refused() {
+    let lab = Lab::new();
+    let _enforcer = lab.enforce(&lab.file("policy.yaml", STRICT), &WITHOUT_FLOWS);
+    let goals = ["by-lo 239.1.2.3:5000", "by-lo 255.255.255.255:5000"];
+    let told = order(&lab.server.host, &lab.cgroup, goals.map(str::to_owned));
+    assert_eq!(told, ["heard"; 2]);
+    // By another interface it is blocked, as a packet.
+    let told = order(&lab.server.host, &lab.cgroup, ["udp [ff15::1]:5000".to_owned()]);
+    assert_eq!(told, ["denied"]);
+    assert_eq!(lab.counted_at("sendmsg4", "default"), [0; 3]);
+    assert_eq!(lab.counted_at("sendmsg6", "default"), [0; 3]);
+}
+
+fn all_of_many_addresses_can_be_exchanged_for_others() {
+    let mut ebpf = object::load(&Capacities::LEAST, true).unwrap();
+    let mut local = LocalPrefixes::take(&mut ebpf).unwrap();
+    // Together they are more than the table holds.
+    let addresses = |network: u8| -> Prefixes {
+        let hosts = (0..3000_u16).map(u16::to_be_bytes);
+        let hosts = hosts.map(|[high, low]| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, network, high, low]);
+        hosts.map(|octets| (128, octets)).collect()
+    };
+    for network in [1, 2, 1] {
+        local.set(&addresses(network)).unwrap();
+    }
 }
 
 fn calls_of_other_network_namespaces_are_left_to_packets() {

@@ -8,12 +8,15 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{BindToDevice, UdpGsoSegment},
+};
 use testbed::{Cgroup, Host, Running, packets};
 
 use crate::{lab::PATIENCE, senders};
 
-/// Set in the process that sends; its value is the orders, a line each: `udp ADDRESS`, `tcp ADDRESS`, or
+/// Set in the process that sends; its value is the orders, a line each: `udp ADDRESS`, `tcp ADDRESS`, `by-lo ADDRESS`, or
 /// `user NUMBER` or `group NUMBER`, who obeys those that follow.
 const ORDERS: &str = "LAB06_SENDER";
 
@@ -52,6 +55,7 @@ pub fn send() -> ExitCode {
         let address: SocketAddr = address.parse().unwrap();
         let outcome = match how {
             "udp" => udp(address),
+            "by-lo" => by_lo(address),
             "segments" => segments(address),
             "raw" => raw(address),
             "frame" => frame(address),
@@ -73,6 +77,22 @@ fn udp(address: SocketAddr) -> io::Result<&'static str> {
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     UdpSocket::bind(any)?.send_to(b"hello", address)?;
     Ok("sent")
+}
+
+/// Sends to a group or a broadcast address by the interface `lo`, where it is heard.
+fn by_lo(address: SocketAddr) -> io::Result<&'static str> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, address.port()))?;
+    setsockopt(&socket, BindToDevice, &"lo".into())?;
+    let group = ipv4(address);
+    if group.is_multicast() {
+        socket.join_multicast_v4(&group, &Ipv4Addr::LOCALHOST)?;
+    } else {
+        socket.set_broadcast(true)?;
+    }
+    socket.set_read_timeout(Some(ON_THE_WAY))?;
+    socket.send_to(b"hello", address)?;
+    socket.recv(&mut [0; 5])?;
+    Ok("heard")
 }
 
 /// The kernel cuts what is sent into datagrams, behind `cgroup_skb` (`UDP_SEGMENT`, Linux 4.18).

@@ -16,6 +16,7 @@ mod plot;
 mod road;
 mod send;
 mod served;
+mod timed;
 
 use std::{fs, process::ExitCode};
 
@@ -145,6 +146,7 @@ struct OnAnIdleMachine {
     accepted: Figures,
     sent: Figures,
     sends: Figures,
+    connects: Figures,
     served: Figures,
 }
 
@@ -156,7 +158,8 @@ impl OnAnIdleMachine {
             dropped,
             accepted,
             sent,
-            sends: send::measure(rounds)?,
+            sends: send::sends(rounds)?,
+            connects: send::connects(rounds)?,
             served: served::measure(rounds)?,
         })
     }
@@ -174,6 +177,7 @@ impl OnAnIdleMachine {
         }
         let row = "the enforcer, acl, 1,000 rules";
         aims.above_floor("a send, above no program", &self.sends, row, 120);
+        aims.above_floor("a connect, above no program", &self.connects, row, 25);
         self.applying.aims(aims);
         for policy in ["web-server.yaml", "acl, 10,000 rules"] {
             let what = format!("CPU time of a web server, {policy}, above no program");
@@ -190,6 +194,10 @@ impl OnAnIdleMachine {
             ("Frames that are accepted, beside no program:", &self.accepted),
             ("Sockets send from host to host, beside no program:", &self.sent),
             ("A send on a socket, beside no program in its cgroup:", &self.sends),
+            (
+                "A connect on a socket, beside no program in its cgroup:",
+                &self.connects,
+            ),
             ("A web server: CPU time of a request, beside no program:", &self.served),
             (
                 "Applying: from a file to the policy in force, medians of 3.",

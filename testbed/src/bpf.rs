@@ -17,6 +17,8 @@ pub enum ProgramType {
     Xdp,
     /// cgroup ingress and egress; as ingress.
     CgroupSkb,
+    /// The system call `connect` over IPv4, of a cgroup's processes.
+    CgroupConnect4,
 }
 
 impl ProgramType {
@@ -25,15 +27,25 @@ impl ProgramType {
             Self::SchedCls => 3,
             Self::Xdp => 6,
             Self::CgroupSkb => 8,
+            Self::CgroupConnect4 => 18,
         }
     }
 
-    /// The return code by which a program of this type lets a packet pass: `TC_ACT_OK`, `XDP_PASS`, 1.
+    /// Where a program is going to be attached (`enum bpf_attach_type`), of the types for which the kernel asks when it is loaded.
+    fn attach_type(self) -> u32 {
+        match self {
+            Self::Xdp => ATTACH_XDP,
+            Self::CgroupConnect4 => ATTACH_CGROUP_CONNECT4,
+            Self::SchedCls | Self::CgroupSkb => 0,
+        }
+    }
+
+    /// The return code by which a program of this type lets a packet, or a call, pass: `TC_ACT_OK`, `XDP_PASS`, 1.
     pub fn pass(self) -> u32 {
         match self {
             Self::SchedCls => 0,
             Self::Xdp => 2,
-            Self::CgroupSkb => 1,
+            Self::CgroupSkb | Self::CgroupConnect4 => 1,
         }
     }
 }
@@ -60,11 +72,7 @@ pub(crate) fn load(program_type: ProgramType, instructions: &[Instruction]) -> i
         insn_cnt: instructions.len() as u32,
         insns: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
-        expected_attach_type: if program_type == ProgramType::Xdp {
-            ATTACH_XDP
-        } else {
-            0
-        },
+        expected_attach_type: program_type.attach_type(),
         ..ProgLoad::default()
     };
     bpf(PROG_LOAD, &mut attributes)
@@ -513,6 +521,7 @@ const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_PROG_ARRAY: u32 = 3;
 const ATTACH_CGROUP_INGRESS: u32 = 0;
 const ATTACH_XDP: u32 = 37;
+const ATTACH_CGROUP_CONNECT4: u32 = 10;
 const ATTACH_TCX_INGRESS: u32 = 46;
 
 fn bpf<T>(command: i32, attributes: &mut T) -> io::Result<i32> {

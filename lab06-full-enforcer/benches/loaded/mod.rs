@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use anyhow::{Result, ensure};
 use aya::{
     Ebpf,
-    programs::{CgroupSkb, ProgramFd, SchedClassifier, Xdp},
+    programs::{CgroupSkb, CgroupSockAddr, ProgramFd, SchedClassifier, Xdp},
 };
 use enforcer_policy::Policy;
 use lab01_count_packets::load;
@@ -16,6 +16,7 @@ use lab06_full_enforcer::{
     object,
     tables::KernelTables,
 };
+use lab06_full_enforcer_common::table::has;
 
 /// The programs, with a policy in force.
 pub struct Loaded {
@@ -25,6 +26,7 @@ pub struct Loaded {
     _tables: KernelTables,
     counters: Counters,
     rules: u32,
+    refuses_calls: bool,
 }
 
 impl Loaded {
@@ -52,6 +54,7 @@ impl Loaded {
             _tables: tables,
             counters,
             rules: policy.rules.len() as u32,
+            refuses_calls: compiled.config.has & has::AT_CALL != 0,
         })
     }
 
@@ -80,6 +83,16 @@ impl Loaded {
         self.programs.socket.as_fd()
     }
 
+    /// Whether the policy asks its rules about calls, too.
+    pub fn refuses_calls(&self) -> bool {
+        self.refuses_calls
+    }
+
+    /// What refuses calls of `connect` whose packets would be blocked whatever they look like.
+    pub fn connect4(&self) -> BorrowedFd<'_> {
+        self.programs.connect4.as_fd()
+    }
+
     /// How many rules have decided about packets so far; none may have been malformed.
     pub fn met(&self) -> Result<usize> {
         let malformed = self.counters.malformed()?;
@@ -104,6 +117,7 @@ pub struct Programs {
     leaving: ProgramFd,
     egress: ProgramFd,
     socket: ProgramFd,
+    connect4: ProgramFd,
 }
 
 impl Programs {
@@ -120,6 +134,12 @@ impl Programs {
             leaving: load_tc(ebpf, "enforce_leaving")?,
             egress: load_cgroup_skb(ebpf, "enforce_egress")?,
             socket: load_cgroup_skb(ebpf, "enforce_socket")?,
+            connect4: {
+                let program: &mut CgroupSockAddr = load::program(ebpf, "enforce_connect4", "cgroup_sock_addr")?;
+                let loaded = program.load();
+                loaded.map_err(|error| load::explain_program("enforce_connect4", error))?;
+                program.fd()?.try_clone()?
+            },
         })
     }
 }

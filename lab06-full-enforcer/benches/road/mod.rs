@@ -9,10 +9,9 @@ use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd as _, BorrowedFd},
     process::{Command, Stdio},
-    time::Instant,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use enforcer_policy::{
     Policy,
     model::{Action, Address, DefaultVerdict, Mode, Prefix, Rule, Set},
@@ -22,13 +21,12 @@ use testbed::{
     bpf::{ProgramType, TcxLink, XdpLink, XdpMode, attach_tcx, attach_xdp, empty_program, program_returning},
     figures::{self, Figures, Row},
     spread::numbers,
-    stay_on_cpu,
 };
 
-use crate::{loaded::Loaded, packet::FOLLOWED};
+use crate::{loaded::Loaded, packet::FOLLOWED, timed::median_ns};
 
-/// How many frames are sent for one measurement.
-const FRAMES: usize = 60_000;
+/// How many frames, or datagrams, are timed at once.
+const BATCH: u32 = 500;
 /// How many different frames there are.
 const DIFFERENT: usize = 8192;
 /// `TC_ACT_SHOT`, `XDP_DROP`.
@@ -38,12 +36,11 @@ const DROP_AT_XDP: u32 = 1;
 const PORT: u16 = 4000;
 
 /// What decides at the receiver.
-#[derive(Clone, Copy)]
 enum Means<'a> {
     Nothing,
     Xdp(BorrowedFd<'a>),
     Tc(BorrowedFd<'a>),
-    Nftables(&'a str),
+    Nftables(&'a [Prefix]),
 }
 
 /// Detaches what is attached when it is dropped.
@@ -53,48 +50,63 @@ enum Attached {
     Tc(#[expect(dead_code, reason = "kept for what dropping it does")] TcxLink),
 }
 
-/// Dropped, beside a program that drops all; accepted, beside no program.
+/// Dropped, beside a program that drops all; accepted, and sent by sockets, beside no program.
 pub fn measure(rounds: u8) -> anyhow::Result<[Figures; 3]> {
-    let road = Road::build()?;
     let drop_all = program_returning(ProgramType::SchedCls, DROP)?;
     let drop_all_at_xdp = program_returning(ProgramType::Xdp, DROP_AT_XDP)?;
     let empty_at_xdp = empty_program(ProgramType::Xdp)?;
-    let lists: Vec<List> = [(1_000, "1,000"), (100_000, "100,000")]
-        .into_iter()
-        .map(|(count, told)| List::of(count, told))
-        .collect::<anyhow::Result<_>>()?;
-    let interface = &road.link.right.interface;
-    let rulesets: Vec<String> = lists.iter().map(|list| ruleset(interface, &list.prefixes)).collect();
-    let (mut dropped, mut accepted, mut sent) = (Vec::new(), Vec::new(), Vec::new());
-    for (list, ruleset) in lists.iter().zip(&rulesets) {
-        let (at_tc, at_xdp) = (Means::Tc(drop_all.as_fd()), Means::Xdp(drop_all_at_xdp.as_fd()));
+    let open = Road::with(&Means::Nothing)?;
+    let empty = Road::with(&Means::Xdp(empty_at_xdp.as_fd()))?;
+    let closed = Road::with(&Means::Tc(drop_all.as_fd()))?;
+    let closed_at_xdp = Road::with(&Means::Xdp(drop_all_at_xdp.as_fd()))?;
+    let lists = [List::of(1_000, "1,000")?, List::of(100_000, "100,000")?];
+    let mut guarded = Vec::new();
+    for list in &lists {
         let mut means = vec![
-            ("the enforcer at TC", Means::Tc(list.loaded.ingress()), at_tc),
-            ("the enforcer at XDP", Means::Xdp(list.loaded.xdp()), at_xdp),
+            ("the enforcer at TC", Means::Tc(list.loaded.ingress()), &closed),
+            ("the enforcer at XDP", Means::Xdp(list.loaded.xdp()), &closed_at_xdp),
         ];
         if has_nft() {
-            means.push(("nftables", Means::Nftables(ruleset), at_tc));
+            means.push(("nftables", Means::Nftables(&list.prefixes), &closed));
         }
-        for (who, means, dropping_all) in means {
+        for (who, means, closed) in means {
             let name = format!("{who}, a set of {} prefixes", list.told);
-            dropped.push(road.frames_row(&name, list.frames(&road), dropping_all, means));
-            accepted.push(road.frames_row(&name, road.other_frames(), Means::Nothing, means));
-            sent.push(road.sockets_row(&name, Means::Nothing, means));
+            guarded.push((name, Road::with(&means)?, closed, list));
         }
     }
+    let (mut dropped, mut accepted, mut sent) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, road, closed, list) in &guarded {
+        let listed = |number| list.inside[number as usize % list.inside.len()];
+        dropped.push(Row::new(name, closed.frames_from(listed)?, road.frames_from(listed)?));
+        accepted.push(Row::new(name, open.frames_from(unlisted)?, road.frames_from(unlisted)?));
+        sent.push(Row::new(name, || open.send(), || road.send()));
+    }
     let name = "an empty program at XDP";
-    let means = Means::Xdp(empty_at_xdp.as_fd());
-    accepted.push(road.frames_row(name, road.other_frames(), Means::Nothing, means));
-    sent.push(road.sockets_row(name, Means::Nothing, means));
-    Ok([
+    accepted.push(Row::new(
+        name,
+        open.frames_from(unlisted)?,
+        empty.frames_from(unlisted)?,
+    ));
+    sent.push(Row::new(name, || open.send(), || empty.send()));
+    let figures = [
         figures::measure(&mut dropped, rounds)?.above("drops all"),
         figures::measure(&mut accepted, rounds)?.above("nothing"),
         figures::measure(&mut sent, rounds)?.above("nothing"),
-    ])
+    ];
+    for list in &lists {
+        ensure!(
+            list.loaded.met()? == 1,
+            "nothing from a set of {} prefixes was dropped",
+            list.told
+        );
+    }
+    Ok(figures)
 }
 
-/// The first address of 198.18.0.0/15, of which no list has any.
-const OUTSIDE: u32 = 0xc612_0000;
+/// The address of this number below 198.18.0.0/16, of which no list has any.
+fn unlisted(number: u64) -> u32 {
+    0xc612_0000 | number as u32 & 0xffff
+}
 
 /// A set of prefixes that are blocked, and the programs with it.
 struct List {
@@ -117,11 +129,6 @@ impl List {
             loaded: Loaded::following(FOLLOWED, &blocking(prefixes.clone()))?,
             prefixes,
         })
-    }
-
-    /// From addresses of the list.
-    fn frames(&self, road: &Road) -> Vec<Vec<u8>> {
-        road.frames(|number| self.inside[number as usize % self.inside.len()])
     }
 }
 
@@ -154,19 +161,19 @@ pub fn blocking(prefixes: Vec<Prefix>) -> Policy {
     policy
 }
 
-/// Two hosts, of which one sends.
+/// Two hosts, of which one sends, and something decides at the other.
 struct Road {
     sender: Host,
-    receiver: Host,
     link: Link,
     /// In the sender.
     socket: UdpSocket,
     target: SocketAddr,
     _sink: UdpSocket,
+    _attached: Attached,
 }
 
 impl Road {
-    fn build() -> anyhow::Result<Self> {
+    fn with(means: &Means<'_>) -> anyhow::Result<Self> {
         let (sender, receiver) = (Host::new("sender")?, Host::new("receiver")?);
         let link = sender.join(&receiver)?;
         let target = SocketAddr::from((link.right.ipv4, PORT));
@@ -176,17 +183,27 @@ impl Road {
             socket.connect(target)?;
             std::io::Result::Ok(socket)
         });
+        let attached = match means {
+            Means::Nothing => Attached::Nothing,
+            Means::Xdp(program) => Attached::Xdp(attach_xdp(*program, &link.right, XdpMode::Native)?),
+            Means::Tc(program) => Attached::Tc(attach_tcx(*program, &link.right)?),
+            Means::Nftables(prefixes) => {
+                nft(&receiver, &ruleset(&link.right.interface, prefixes))?;
+                Attached::Nothing
+            }
+        };
         Ok(Self {
             sender,
-            receiver,
             link,
             socket: socket.context("the sender's socket cannot be opened")?,
             target,
             _sink: sink.context("the receiver's socket cannot be opened")?,
+            _attached: attached,
         })
     }
 
-    fn frames(&self, source: impl Fn(u64) -> u32) -> Vec<Vec<u8>> {
+    /// What sends frames as a card would bring them, from such addresses, and returns nanoseconds a frame.
+    fn frames_from(&self, source: impl Fn(u64) -> u32) -> Result<impl FnMut() -> Result<u32> + '_> {
         let frame = |number: u64| {
             let packet = self.link.left.frame_to(&self.link.right);
             packet
@@ -195,96 +212,46 @@ impl Road {
                 .payload([0; 18])
                 .build()
         };
-        numbers(7).map(frame).take(DIFFERENT).collect()
-    }
-
-    /// From addresses that no list has.
-    fn other_frames(&self) -> Vec<Vec<u8>> {
-        self.frames(|number| OUTSIDE | number as u32 & 0xffff)
-    }
-
-    fn frames_row<'a>(&'a self, name: &str, frames: Vec<Vec<u8>>, floor: Means<'a>, means: Means<'a>) -> Row<'a> {
-        let again = frames.clone();
-        Row::new(
-            name,
-            move || self.send_frames(&frames, floor),
-            move || self.send_frames(&again, means),
-        )
-    }
-
-    fn sockets_row<'a>(&'a self, name: &str, floor: Means<'a>, means: Means<'a>) -> Row<'a> {
-        Row::new(
-            name,
-            move || self.send_by_socket(floor),
-            move || self.send_by_socket(means),
-        )
-    }
-
-    /// Nanoseconds a frame.
-    fn send_frames(&self, frames: &[Vec<u8>], means: Means<'_>) -> Result<u32> {
-        let injector = self
-            .sender
-            .injector(&self.link.left.interface)?
-            .bypass_traffic_control()?;
-        self.timed(means, || {
-            injector.send_all(frames.iter().cycle().take(FRAMES)).map(drop)
+        let frames: Vec<Vec<u8>> = numbers(7).map(frame).take(DIFFERENT).collect();
+        let injector = self.sender.injector(&self.link.left.interface)?;
+        let injector = injector.bypass_traffic_control()?;
+        Ok(move || {
+            let mut frames = frames.iter().cycle();
+            median_ns(BATCH, || {
+                injector.send_all(frames.by_ref().take(BATCH as usize)).map(drop)
+            })
         })
     }
 
-    /// Nanoseconds a datagram of an ordinary socket.
-    fn send_by_socket(&self, means: Means<'_>) -> Result<u32> {
-        self.timed(means, || {
-            for _ in 0..FRAMES {
+    /// Sends by an ordinary socket; returns nanoseconds a datagram.
+    fn send(&self) -> Result<u32> {
+        median_ns(BATCH, || {
+            for _ in 0..BATCH {
                 let sent = self.socket.send(&[0; 18]);
                 sent.map_err(|error| Error::system(format!("sending to {}", self.target), error))?;
             }
             Ok(())
         })
     }
+}
 
-    fn timed(&self, means: Means<'_>, send: impl FnOnce() -> Result<()> + Send) -> Result<u32> {
-        let _attached = match means {
-            Means::Nothing => Attached::Nothing,
-            Means::Xdp(program) => Attached::Xdp(attach_xdp(program, &self.link.right, XdpMode::Native)?),
-            Means::Tc(program) => Attached::Tc(attach_tcx(program, &self.link.right)?),
-            Means::Nftables(ruleset) => {
-                self.nft(ruleset)?;
-                Attached::Nothing
-            }
-        };
-        // A thread of its own, as it stays on one CPU for good.
-        let elapsed = std::thread::scope(|scope| {
-            let sending = scope.spawn(|| {
-                stay_on_cpu(0)?;
-                let start = Instant::now();
-                send()?;
-                Ok(start.elapsed())
-            });
-            sending.join().expect("sending does not panic")
-        });
-        if matches!(means, Means::Nftables(_)) {
-            self.nft("flush ruleset\n")?;
-        }
-        elapsed.map(|elapsed| (elapsed.as_nanos() / FRAMES as u128) as u32)
+/// Gives a host this ruleset.
+fn nft(host: &Host, ruleset: &str) -> Result {
+    let failed = |error| Error::system("running nft", error);
+    let mut command = host.command("nft");
+    let mut child = command
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(ruleset.as_bytes()).map_err(failed)?;
     }
-
-    fn nft(&self, ruleset: &str) -> Result {
-        let failed = |error| Error::system("running nft", error);
-        let mut command = self.receiver.command("nft");
-        let mut child = command
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(ruleset.as_bytes()).map_err(failed)?;
-        }
-        let status = child.wait().map_err(failed)?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(failed(std::io::Error::other("it refused the ruleset")))
-        }
+    let status = child.wait().map_err(failed)?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(failed(std::io::Error::other("it refused the ruleset")))
     }
 }
 
@@ -298,8 +265,7 @@ fn has_nft() -> bool {
 fn ruleset(interface: &str, prefixes: &[Prefix]) -> String {
     let elements: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
     format!(
-        "flush ruleset\n\
-         table netdev firewall {{\n\
+        "table netdev firewall {{\n\
          set blocked {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {} }} }}\n\
          chain ingress {{\n\
          type filter hook ingress device \"{interface}\" priority 0; policy accept;\n\

@@ -1,20 +1,27 @@
-//! What a send costs on a real socket, with the enforcer at its cgroup's egress and without.
+//! What a send and a connect cost on a real socket, with the enforcer at its cgroup and without.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
-    os::fd::{AsFd as _, BorrowedFd},
-    time::Instant,
+    io,
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
-use anyhow::{Context as _, Result};
-use enforcer_policy::model::Mode;
+use anyhow::{Context as _, Result, ensure};
+use enforcer_policy::{
+    Policy,
+    model::{Direction, Mode},
+};
 use lab01_count_packets::text::grouped;
 use lab04_cgroup_policy::{
     attach::{CgroupLink, Hook},
     cgroup::Hierarchy,
 };
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket},
+};
 use testbed::{
-    Cgroup, Host,
+    Cgroup, Error, Host,
     bpf::{ProgramType, empty_program},
     figures::{self, Figures, Row},
 };
@@ -24,90 +31,159 @@ use crate::{
     packet::FOLLOWED,
     random::Dice,
     shapes::{self, Shape},
+    timed::median_ns,
 };
 
-/// How many calls are made in a round.
-const CALLS: u32 = 20_000;
-
-/// Policies of so many rules, with so many flows followed at once.
-const CASES: [(usize, u32); 4] = [(10, FOLLOWED), (1_000, FOLLOWED), (1_000, 0), (100_000, FOLLOWED)];
-
-const PORT: u16 = 4000;
-
-/// A socket in a cgroup of its own, where a program is attached, or none.
-struct Place {
-    name: String,
-    socket: UdpSocket,
-    _link: Option<CgroupLink>,
-    _cgroup: Cgroup,
-}
+/// How many calls are timed at once.
+const CALLS: u32 = 500;
 
 /// A connected UDP socket's send, beside one in a cgroup without programs.
-pub fn measure(rounds: u8) -> Result<Figures> {
+pub fn sends(rounds: u8) -> Result<Figures> {
+    /// Policies of so many rules, with so many flows followed at once.
+    const CASES: [(usize, u32); 4] = [(10, FOLLOWED), (1_000, FOLLOWED), (1_000, 0), (100_000, FOLLOWED)];
+
     let (client, server) = (Host::new("client")?, Host::new("server")?);
-    let cable = client.join(&server)?;
-    let target = SocketAddr::from((cable.right.ipv4, PORT));
+    let target = SocketAddrV4::new(client.join(&server)?.right.ipv4, 4000);
     let _sink = server
         .run(|| UdpSocket::bind(target))
         .context("the sink cannot be opened")?;
-    let place = |name: &str, program: Option<BorrowedFd<'_>>| place(&client, target, name, program);
+    let connected = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect(target)?;
+        Ok(socket)
+    };
+    let bare = Place::new("no program", None, &client, connected)?;
     let empty = empty_program(ProgramType::CgroupSkb)?;
-    let bare = place("without", None)?;
-    let mut places = vec![place("an empty program at egress", Some(empty.as_fd()))?];
+    let at_egress = (empty.as_fd(), Hook::Egress);
+    let mut places = vec![Place::new(
+        "an empty program at egress",
+        Some(at_egress),
+        &client,
+        connected,
+    )?];
     let mut programs = Vec::new();
     for (rules, flows) in CASES {
         let mut policy = shapes::policy(Shape::Acl, rules, &mut Dice::new(6));
         // The same decision, and no send is refused.
         policy.mode = Mode::Observe;
         let loaded = Loaded::following(flows, &policy)?;
-        let mut name = format!("the enforcer, acl, {} rules", grouped(rules as u64));
+        let mut name = named(rules);
         if flows == 0 {
             name.push_str(", without flows");
         }
-        places.push(place(&name, Some(loaded.egress()))?);
+        let at_egress = (loaded.egress(), Hook::Egress);
+        places.push(Place::new(&name, Some(at_egress), &client, connected)?);
         programs.push(loaded);
     }
-    let mut rows: Vec<Row<'_>> = Vec::new();
-    for place in &places {
-        let bare = &bare.socket;
-        rows.push(Row::new(&place.name, move || send(bare), move || send(&place.socket)));
-    }
-    Ok(figures::measure(&mut rows, rounds)?.a("send").above("no program"))
+    let send = |socket: &UdpSocket| socket.send(&[0; 18]).map(drop);
+    let figures = figures::measure(&mut rows(&places, &bare, &send), rounds)?;
+    Ok(figures.a("send").above("no program"))
 }
 
-/// The average time of a send.
-fn send(socket: &UdpSocket) -> testbed::Result<u32> {
-    let start = Instant::now();
-    for _ in 0..CALLS {
-        let sent = socket.send(&[0; 18]);
-        sent.map_err(|error| testbed::Error::system("sending UDP", error))?;
-    }
-    Ok((start.elapsed().as_nanos() / u128::from(CALLS)) as u32)
-}
+/// A TCP socket's connect, beside one in a cgroup without programs.
+///
+/// No route leads where it is to go, which the kernel finds out right after the program has been asked: a connection that comes
+/// about takes so long that nobody would see the program.
+pub fn connects(rounds: u8) -> Result<Figures> {
+    /// Policies of so many rules.
+    const CASES: [usize; 3] = [10, 1_000, 100_000];
 
-/// A socket that was born in a cgroup of its own, to which it belongs wherever this process is.
-fn place(client: &Host, target: SocketAddr, name: &str, program: Option<BorrowedFd<'_>>) -> Result<Place> {
-    let (home, cgroup) = (Cgroup::new("home")?, Cgroup::new("place")?);
-    let link = match program {
-        None => None,
-        Some(program) => {
-            let opened = Hierarchy::find()?.open(cgroup.path())?;
-            Some(CgroupLink::attach(program, &opened, Hook::Egress)?)
-        }
+    let client = Host::new("client")?;
+    let unconnected = || {
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        Ok(socket)
     };
-    cgroup.adopt(std::process::id())?;
-    let socket = client.run(|| {
-        let socket = UdpSocket::bind(("0.0.0.0", 0))?;
-        socket.connect(target)?;
-        std::io::Result::Ok(socket)
-    });
-    // Back out, or the cgroup could not be removed; this one stays as long as the process does.
-    home.adopt(std::process::id())?;
-    std::mem::forget(home);
-    Ok(Place {
-        name: name.to_owned(),
-        socket: socket.context("a socket cannot be opened")?,
-        _link: link,
-        _cgroup: cgroup,
-    })
+    let bare = Place::new("no program", None, &client, unconnected)?;
+    let empty = empty_program(ProgramType::CgroupConnect4)?;
+    let at_connect = (empty.as_fd(), Hook::Connect4);
+    let mut places = vec![Place::new("an empty program", Some(at_connect), &client, unconnected)?];
+    let mut programs = Vec::new();
+    for rules in CASES {
+        let loaded = Loaded::with(&about_calls(rules))?;
+        ensure!(loaded.refuses_calls(), "{rules} rules are not asked about calls");
+        let at_connect = (loaded.connect4(), Hook::Connect4);
+        places.push(Place::new(&named(rules), Some(at_connect), &client, unconnected)?);
+        programs.push(loaded);
+    }
+    let nowhere = SockaddrIn::new(198, 18, 0, 1, 443);
+    let connect = |socket: &OwnedFd| match connect(socket.as_raw_fd(), &nowhere) {
+        Err(Errno::ENETUNREACH) => Ok(()),
+        Err(errno) => Err(errno.into()),
+        Ok(()) => Err(io::Error::other("somebody is there")),
+    };
+    let figures = figures::measure(&mut rows(&places, &bare, &connect), rounds)?;
+    Ok(figures.a("connect").above("no program"))
+}
+
+/// Rules of what goes out, which ask for nothing that is not known of a call: all of them are asked about calls.
+fn about_calls(rules: usize) -> Policy {
+    let mut policy = shapes::policy(Shape::Acl, rules, &mut Dice::new(6));
+    for rule in &mut policy.rules {
+        rule.direction = Some(Direction::Egress);
+        rule.source.clear();
+        rule.source_ports.clear();
+    }
+    policy
+}
+
+fn named(rules: usize) -> String {
+    format!("the enforcer, acl, {} rules", grouped(rules as u64))
+}
+
+/// A socket in a cgroup of its own, where a program is attached, or none.
+struct Place<S> {
+    name: String,
+    socket: S,
+    _link: Option<CgroupLink>,
+    _cgroup: Cgroup,
+}
+
+type Call<'a, S> = dyn Fn(&S) -> io::Result<()> + Sync + 'a;
+
+/// A row for each place: what a call takes there, beside one without programs.
+fn rows<'a, S: Sync>(places: &'a [Place<S>], bare: &'a Place<S>, call: &'a Call<'_, S>) -> Vec<Row<'a>> {
+    let row = |place: &'a Place<S>| Row::new(&place.name, || bare.time(call), || place.time(call));
+    places.iter().map(row).collect()
+}
+
+impl<S: Send + Sync> Place<S> {
+    /// With a socket that is born there, to which it then belongs wherever this process is.
+    fn new(
+        name: &str,
+        program: Option<(BorrowedFd<'_>, Hook)>,
+        client: &Host,
+        open: impl FnOnce() -> io::Result<S> + Send,
+    ) -> Result<Self> {
+        let (home, cgroup) = (Cgroup::new("home")?, Cgroup::new("place")?);
+        let link = match program {
+            None => None,
+            Some((program, hook)) => {
+                let opened = Hierarchy::find()?.open(cgroup.path())?;
+                Some(CgroupLink::attach(program, &opened, hook)?)
+            }
+        };
+        cgroup.adopt(std::process::id())?;
+        let socket = client.run(open);
+        // Back out, or the cgroup could not be removed; this one stays as long as the process does.
+        home.adopt(std::process::id())?;
+        std::mem::forget(home);
+        Ok(Self {
+            name: name.to_owned(),
+            socket: socket.context("a socket cannot be opened")?,
+            _link: link,
+            _cgroup: cgroup,
+        })
+    }
+}
+
+impl<S: Sync> Place<S> {
+    /// Nanoseconds a call.
+    fn time(&self, call: &Call<'_, S>) -> testbed::Result<u32> {
+        median_ns(CALLS, || {
+            for _ in 0..CALLS {
+                call(&self.socket).map_err(|error| Error::system("calling a socket", error))?;
+            }
+            Ok(())
+        })
+    }
 }

@@ -8,7 +8,6 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     thread,
-    time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -33,10 +32,10 @@ use crate::{
     packet::FOLLOWED,
     random::Dice,
     shapes::{self, Shape},
+    timed::median_ns,
 };
 
-/// How many connections are made in a round, one after the other, and how many requests each carries.
-const CONNECTIONS: u32 = 20;
+/// How many requests each connection carries.
 const REQUESTS: u32 = 50;
 
 /// The length of an answer's body, some six full packets.
@@ -129,16 +128,12 @@ impl Site {
                 Some((attach_tcx(loaded.ingress(), &self.link.right)?, egress))
             }
         };
-        let elapsed = self.client.run(|| {
-            stay_on_cpu(0)?;
-            let start = Instant::now();
-            for _ in 0..CONNECTIONS {
-                self.ask(REQUESTS)
-                    .map_err(|error| Error::system("asking by HTTP", error))?;
-            }
-            Ok(start.elapsed())
-        });
-        elapsed.map(|elapsed| (elapsed.as_nanos() / u128::from(CONNECTIONS * REQUESTS)) as u32)
+        self.client.run(|| {
+            median_ns(REQUESTS, || {
+                let asked = self.ask(REQUESTS).map(drop);
+                asked.map_err(|error| Error::system("asking by HTTP", error))
+            })
+        })
     }
 
     /// The length of what is answered.

@@ -129,6 +129,33 @@ proptest! {
 }
 
 #[test]
+fn of_two_flows_with_one_tag_the_later_one_evicts_the_earlier_one() {
+    let memory = Memory::new(1);
+    let shared = place(1, 1);
+    let found = |number| !table::find(&memory, shared, &key(number)).is_null();
+    assert_eq!(insert(&memory, shared, &flow(1, 200), 100), Inserted::Free);
+    assert_eq!(
+        insert(&memory, shared, &flow(1, 300), 100),
+        Inserted::Free,
+        "its own place"
+    );
+    assert_eq!(insert(&memory, shared, &flow(2, 400), 100), Inserted::Evicted);
+    assert_eq!((found(1), found(2)), (false, true));
+    // So it is where only the protocol differs.
+    let mut datagrams = flow(2, 500);
+    datagrams.key.protocol = 17 | 4 << 8;
+    assert_eq!(insert(&memory, shared, &datagrams, 100), Inserted::Evicted);
+    assert_eq!(
+        insert(&memory, shared, &flow(3, 900), 500),
+        Inserted::Free,
+        "it was over"
+    );
+    memory.release(shared);
+    assert_eq!(insert(&memory, shared, &flow(4, 900), 500), Inserted::Free);
+    assert_eq!(memory.flows().len(), 1);
+}
+
+#[test]
 fn eight_in_ten_thousand_flows_find_their_bucket_full_in_a_table_filled_to_its_number() {
     // Twice as many places as flows, as the loader makes them.
     const FLOWS: u32 = 100_000;

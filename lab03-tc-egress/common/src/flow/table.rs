@@ -193,15 +193,15 @@ pub fn find<B: Buckets>(buckets: &B, place: Place, key: &FlowKey) -> *mut Flow {
     // SAFETY: as above. Another CPU may be writing there: what is found of a key that is half written is not this one.
     unsafe {
         let flow = &raw mut (*bucket).flows[slot];
-        if is_same(&raw const (*flow).key, key) {
+        if is_same(&raw const (*flow).key, key, 0) {
             return flow;
         }
     }
     core::ptr::null_mut()
 }
 
-/// See [`Buckets::slot`]. Of two flows in a bucket with one tag, which are one pair in four thousand million, the second is
-/// not found.
+/// See [`Buckets::slot`]. Of two flows with one tag, which are one pair in two thousand million of those in a bucket, the
+/// later one takes the place of the earlier one.
 #[inline(always)]
 pub fn slot_in<B: Buckets>(buckets: &B, index: u32, home: usize, tag: u32) -> usize {
     let bucket = buckets.bucket(index);
@@ -219,22 +219,24 @@ pub fn slot_in<B: Buckets>(buckets: &B, index: u32, home: usize, tag: u32) -> us
 }
 // ANCHOR_END: find
 
-/// Compares without a branch for each word, of which the verifier would follow every one.
+/// Compares without a branch for each word, of which the verifier would follow every one. These bits of `protocol` may
+/// differ.
 #[inline(always)]
-unsafe fn is_same(stored: *const FlowKey, key: &FlowKey) -> bool {
+unsafe fn is_same(stored: *const FlowKey, key: &FlowKey, but_for: u32) -> bool {
     // SAFETY: the caller's pointer is valid.
     let stored = unsafe { &*stored };
     let ([a0, a1], [b0, b1]) = (stored.low.words(), key.low.words());
     let ([c0, c1], [d0, d1]) = (stored.high.words(), key.high.words());
     let ends = (a0 ^ b0) | (a1 ^ b1) | (c0 ^ d0) | (c1 ^ d1);
-    let rest = (stored.ports ^ key.ports) | (stored.protocol ^ key.protocol) | (stored.zone ^ key.zone);
+    let protocol = (stored.protocol ^ key.protocol) & !but_for;
+    let rest = (stored.ports ^ key.ports) | protocol | (stored.zone ^ key.zone);
     ends | u64::from(rest) == 0
 }
 
 /// What became of a flow that was to be put into the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
-    /// It has a free place, or that of a flow whose time was over.
+    /// It has a free place, its own, or that of a flow whose time was over.
     Free,
     /// It has taken the place of a flow that was to be remembered longer.
     Evicted,
@@ -262,6 +264,11 @@ pub unsafe fn insert<B: Buckets>(buckets: &B, place: Place, key: &FlowKey, flow:
     // for another flow does not find it here, as the keys differ.
     unsafe {
         let to = &raw mut (*bucket).flows[claimed as usize % WAYS];
+        let inserted = if claimed & TAKEN != 0 && !is_same(&raw const (*to).key, key, CLAIMED) {
+            Inserted::Evicted
+        } else {
+            Inserted::Free
+        };
         (*to).state = (*flow).state;
         (*to).originator_is_low = (*flow).originator_is_low;
         (*to).generation = (*flow).generation;
@@ -273,21 +280,22 @@ pub unsafe fn insert<B: Buckets>(buckets: &B, place: Place, key: &FlowKey, flow:
         (*to).rule = (*flow).rule;
         // Last, so that what is found by the key is whole.
         (&raw mut (*to).key).write_volatile(*key);
-    }
-    if claimed & EVICTED != 0 {
-        Inserted::Evicted
-    } else {
-        Inserted::Free
+        inserted
     }
 }
 
 /// What [`claim_in`] returns if there is no such bucket, or it could not be locked.
 pub const NOWHERE: u32 = u32::MAX;
-/// A bit of what it returns: the place was that of a flow which was to be remembered longer.
-pub const EVICTED: u32 = 1 << 8;
+/// A bit of what it returns: the place was that of a flow whose time is not over, be it the same one.
+pub const TAKEN: u32 = 1 << 8;
+/// A bit of the `protocol` in the key of a flow whose place was claimed, by which nobody finds it any more.
+const CLAIMED: u32 = 1 << 31;
 
-/// Takes a place in a bucket for a flow that is to be remembered until `expires_ns`: its own if it has one, a free one, or
-/// that of the flow that would be forgotten soonest. The place, and perhaps [`EVICTED`]; or [`NOWHERE`].
+/// Takes a place in a bucket for a flow that is to be remembered until `expires_ns`: the one with its tag if there is
+/// one, a free one, or that of the flow that would be forgotten soonest. The place, and perhaps [`TAKEN`]; or [`NOWHERE`].
+///
+/// A tag is nearly always a flow's own. Whose place it was, the key says, which still stands there but for [`CLAIMED`]:
+/// this compares none, as it may be a function of its own, which could not be given that many arguments.
 #[inline(always)]
 pub fn claim_in<B: Buckets>(buckets: &B, place: Place, expires_ns: u64, now_ns: u64) -> u32 {
     let bucket = buckets.bucket(place.bucket);
@@ -303,7 +311,7 @@ pub fn claim_in<B: Buckets>(buckets: &B, place: Place, expires_ns: u64, now_ns: 
         let slot = (place.home + step) % WAYS;
         // SAFETY: the bucket is valid, and the place is inside it.
         let (tag, slot_expires_ns) = unsafe { ((*bucket).tags[slot], (*bucket).flows[slot].expires_ns) };
-        // A free place is as good as one that was over long ago; its own old place is better than any.
+        // A free place is as good as one that was over long ago; the one with its tag is better than any.
         let slot_expires_ns = if tag == 0 || tag == place.tag {
             0
         } else {
@@ -318,16 +326,22 @@ pub fn claim_in<B: Buckets>(buckets: &B, place: Place, expires_ns: u64, now_ns: 
     }
     let chosen = chosen % WAYS;
     // SAFETY: as above, and nobody else claims a place here. The lock was taken above.
-    unsafe {
+    let (tag, was_to_expire_ns) = unsafe {
         let flow = &raw mut (*bucket).flows[chosen];
+        let was = ((*bucket).tags[chosen], (*flow).expires_ns);
         // Found by nobody until the key is written.
-        (&raw mut (*flow).key.protocol).write_volatile(0);
+        (&raw mut (*flow).key.protocol).write_volatile((*flow).key.protocol | CLAIMED);
         (*flow).expires_ns = expires_ns;
         (&raw mut (*bucket).tags[chosen]).write_volatile(place.tag);
         buckets.unlock(lock);
-    }
-    let evicted = if soonest_ns > now_ns { EVICTED } else { 0 };
-    chosen as u32 | evicted
+        was
+    };
+    let taken = if tag != 0 && was_to_expire_ns > now_ns {
+        TAKEN
+    } else {
+        0
+    };
+    chosen as u32 | taken
 }
 // ANCHOR_END: insert
 

@@ -243,11 +243,11 @@ provision() {
     umount "$root/tmp"
 }
 
-# So that a first run in the machine shows something at once; what has changed by then is built again. In a login shell,
-# as it will be there: the labs' programs are built anew where PATH is another one.
+# So that a first run in the machine shows something at once; what has changed by then is built again. By the command
+# that will run it, or libraries are built with other features; and in a login shell, as it will be there, for the labs'
+# programs are built anew where PATH is another one.
 build_lab() {
-    in_root runuser --login vagrant --command \
-        'cd ebpf-labs && cargo build --package lab01-count-packets --package testbed'
+    in_root runuser --login vagrant --command 'cd ebpf-labs && cargo xtask run lab01 --no-run'
 }
 
 clean() {

@@ -23,6 +23,10 @@ pub struct Options {
     /// The lab: its number as in lab01, or the name of its folder.
     lab: String,
 
+    /// Only build what would be run, for a first run that begins at once.
+    #[arg(long)]
+    no_run: bool,
+
     /// What the lab's program is given. With --iface it runs on that interface of yours; without, in throw-away
     /// network namespaces with traffic of their own. `-- --help` shows what the program takes.
     #[arg(last = true)]
@@ -45,21 +49,25 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let lab = labs::find(workspace, &options.lab)?;
     setup::ensure(workspace)?;
     let way = Way::of(&options.args);
+    if options.no_run {
+        build(workspace, &lab, way)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut command = match way {
         Way::AsIs => {
-            let program = build(workspace, &lab, false)?.program(&lab.name)?.to_owned();
+            let program = build(workspace, &lab, way)?.program(&lab.name)?.to_owned();
             let mut command = Command::new(program);
             command.args(&options.args);
             command
         }
         Way::OnInterface => {
             let privilege = Privilege::obtain(&format!("running {}", lab.name))?;
-            let built = build(workspace, &lab, false)?;
+            let built = build(workspace, &lab, way)?;
             privilege.command(built.program(&lab.name)?, &options.args, &[])
         }
         Way::InTestbed => {
             let privilege = Privilege::obtain(&format!("running {}", lab.name))?;
-            let built = build(workspace, &lab, true)?;
+            let built = build(workspace, &lab, way)?;
             let args = testbed_args(&lab, built.program(&lab.name)?, &options.args);
             privilege.command(built.program("testbed")?, &args, &[])
         }
@@ -93,9 +101,12 @@ fn is_short_iface(arg: &str) -> bool {
     arg.starts_with("-i") && !arg.starts_with("--")
 }
 
-fn build(workspace: &Workspace, lab: &Lab, with_testbed: bool) -> Result<cargo::Built> {
+fn build(workspace: &Workspace, lab: &Lab, way: Way) -> Result<cargo::Built> {
     let programs = [lab.name.as_str(), "testbed"];
-    let programs = if with_testbed { &programs[..] } else { &programs[..1] };
+    let programs = match way {
+        Way::InTestbed => &programs[..],
+        Way::AsIs | Way::OnInterface => &programs[..1],
+    };
     cargo::build_programs(workspace, &lab.name, programs, &[])
 }
 

@@ -576,7 +576,7 @@ impl Inspection {
             state: state as u8,
             originator_is_low: u8::from(self.from_low == sender_is_originator),
             generation: 0,
-            padding: 0,
+            was_taken: 0,
             expires_ns: self.now_ns + config.idle_ns.get(state as usize).copied().unwrap_or(0),
             packets: [0; 2],
             bytes: [0; 2],

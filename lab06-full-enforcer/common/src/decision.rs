@@ -878,7 +878,7 @@ impl Inspection {
             state: state as u8,
             originator_is_low: u8::from(from_low),
             generation: 0,
-            padding: 0,
+            was_taken: 0,
             expires_ns: now_ns + settings.idle_ns.get(state as usize).copied().unwrap_or(0),
             packets: [1, 0],
             bytes: [self.bytes(0), 0],

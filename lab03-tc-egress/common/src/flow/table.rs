@@ -27,8 +27,8 @@ pub struct Flow {
     pub originator_is_low: u8,
     /// For programs that decide by a policy that changes: the policy's generation when this was decided.
     pub generation: u16,
-    /// Fills up to a multiple of eight bytes.
-    pub padding: u32,
+    /// 1 if the place was that of a flow whose time was not over when this one got it, be it the same one.
+    pub was_taken: u32,
     /// When it will be forgotten unless a packet comes, in nanoseconds since boot.
     pub expires_ns: u64,
     /// Packets from the originator, and from the responder.
@@ -86,7 +86,7 @@ impl Bucket {
             state: 0,
             originator_is_low: 0,
             generation: 0,
-            padding: 0,
+            was_taken: 0,
             expires_ns: 0,
             packets: [0; 2],
             bytes: [0; 2],
@@ -193,7 +193,7 @@ pub fn find<B: Buckets>(buckets: &B, place: Place, key: &FlowKey) -> *mut Flow {
     // SAFETY: as above. Another CPU may be writing there: what is found of a key that is half written is not this one.
     unsafe {
         let flow = &raw mut (*bucket).flows[slot];
-        if is_same(&raw const (*flow).key, key, 0) {
+        if difference(&raw const (*flow).key, key, 0) == 0 {
             return flow;
         }
     }
@@ -219,10 +219,10 @@ pub fn slot_in<B: Buckets>(buckets: &B, index: u32, home: usize, tag: u32) -> us
 }
 // ANCHOR_END: find
 
-/// Compares without a branch for each word, of which the verifier would follow every one. These bits of `protocol` may
-/// differ.
+/// 0 if the keys are the same, but for these bits of `protocol`. Without a branch for each word, of which the verifier would
+/// follow every one.
 #[inline(always)]
-unsafe fn is_same(stored: *const FlowKey, key: &FlowKey, but_for: u32) -> bool {
+unsafe fn difference(stored: *const FlowKey, key: &FlowKey, but_for: u32) -> u64 {
     // SAFETY: the caller's pointer is valid.
     let stored = unsafe { &*stored };
     let ([a0, a1], [b0, b1]) = (stored.low.words(), key.low.words());
@@ -230,7 +230,7 @@ unsafe fn is_same(stored: *const FlowKey, key: &FlowKey, but_for: u32) -> bool {
     let ends = (a0 ^ b0) | (a1 ^ b1) | (c0 ^ d0) | (c1 ^ d1);
     let protocol = (stored.protocol ^ key.protocol) & !but_for;
     let rest = (stored.ports ^ key.ports) | protocol | (stored.zone ^ key.zone);
-    ends | u64::from(rest) == 0
+    ends | u64::from(rest)
 }
 
 /// What became of a flow that was to be put into the table.
@@ -264,7 +264,8 @@ pub unsafe fn insert<B: Buckets>(buckets: &B, place: Place, key: &FlowKey, flow:
     // for another flow does not find it here, as the keys differ.
     unsafe {
         let to = &raw mut (*bucket).flows[claimed as usize % WAYS];
-        let inserted = if claimed & TAKEN != 0 && !is_same(&raw const (*to).key, key, CLAIMED) {
+        let is_another = difference(&raw const (*to).key, key, CLAIMED) != 0;
+        let inserted = if is_another && (*to).was_taken != 0 {
             Inserted::Evicted
         } else {
             Inserted::Free
@@ -286,13 +287,11 @@ pub unsafe fn insert<B: Buckets>(buckets: &B, place: Place, key: &FlowKey, flow:
 
 /// What [`claim_in`] returns if there is no such bucket, or it could not be locked.
 pub const NOWHERE: u32 = u32::MAX;
-/// A bit of what it returns: the place was that of a flow whose time is not over, be it the same one.
-pub const TAKEN: u32 = 1 << 8;
 /// A bit of the `protocol` in the key of a flow whose place was claimed, by which nobody finds it any more.
 const CLAIMED: u32 = 1 << 31;
 
 /// Takes a place in a bucket for a flow that is to be remembered until `expires_ns`: the one with its tag if there is
-/// one, a free one, or that of the flow that would be forgotten soonest. The place, and perhaps [`TAKEN`]; or [`NOWHERE`].
+/// one, a free one, or that of the flow that would be forgotten soonest. The place, or [`NOWHERE`].
 ///
 /// A tag is nearly always a flow's own. Whose place it was, the key says, which still stands there but for [`CLAIMED`]:
 /// this compares none, as it may be a function of its own, which could not be given that many arguments.
@@ -326,22 +325,17 @@ pub fn claim_in<B: Buckets>(buckets: &B, place: Place, expires_ns: u64, now_ns: 
     }
     let chosen = chosen % WAYS;
     // SAFETY: as above, and nobody else claims a place here. The lock was taken above.
-    let (tag, was_to_expire_ns) = unsafe {
+    unsafe {
         let flow = &raw mut (*bucket).flows[chosen];
-        let was = ((*bucket).tags[chosen], (*flow).expires_ns);
         // Found by nobody until the key is written.
         (&raw mut (*flow).key.protocol).write_volatile((*flow).key.protocol | CLAIMED);
+        // Said here and not by what is returned: a global function in its place has no room for the key.
+        (*flow).was_taken = u32::from((*bucket).tags[chosen] != 0 && (*flow).expires_ns > now_ns);
         (*flow).expires_ns = expires_ns;
         (&raw mut (*bucket).tags[chosen]).write_volatile(place.tag);
         buckets.unlock(lock);
-        was
-    };
-    let taken = if tag != 0 && was_to_expire_ns > now_ns {
-        TAKEN
-    } else {
-        0
-    };
-    chosen as u32 | taken
+    }
+    chosen as u32
 }
 // ANCHOR_END: insert
 

@@ -143,7 +143,7 @@ fn of_two_flows_with_one_tag_the_later_one_evicts_the_earlier_one() {
     assert_eq!((found(1), found(2)), (false, true));
     // So it is where only the protocol differs.
     let mut datagrams = flow(2, 500);
-    datagrams.key.protocol = 17 | 4 << 8;
+    datagrams.key.protocol = 0x0411;
     assert_eq!(insert(&memory, shared, &datagrams, 100), Inserted::Evicted);
     assert_eq!(
         insert(&memory, shared, &flow(3, 900), 500),

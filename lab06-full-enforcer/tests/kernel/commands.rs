@@ -153,7 +153,7 @@ rules:
   - name: jobs
     direction: ingress
     mac: \"02:00:00:00:00:01\"
-    gid: 100
+    uid: 100
     action: block
 ",
     );
@@ -177,7 +177,7 @@ rules:
     // By whoever asks the daemon without the command.
     let policy = lab.file("policy.yaml", POLICY);
     let _enforcer = lab.enforce(&policy, &AT_CGROUP);
-    let body = r#"{"version":1,"name":"p","rules":[{"name":"r","direction":"ingress","mac":["02:00:00:00:00:01"],"gid":[5],"action":"block"}]}"#;
+    let body = r#"{"version":1,"name":"p","rules":[{"name":"r","direction":"ingress","mac":["02:00:00:00:00:01"],"uid":[5],"action":"block"}]}"#;
     let request = format!(
         "POST /v1/policy HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()

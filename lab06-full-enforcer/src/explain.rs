@@ -75,7 +75,7 @@ pub struct Explanation {
     pub logged_by: Vec<String>,
     /// The look-ups in their order, each with the rules that are still in question after it.
     pub steps: Vec<Step>,
-    /// How many steps the search in what they left took: partitions taken up, and records compared.
+    /// How many steps the search in what they left took: partitions taken up, and runs and records compared.
     pub searched: u32,
 }
 

@@ -15,7 +15,7 @@ use lab06_full_enforcer_common::{
     counters::by_rule_len,
     flow,
     limit::{self, RateLimit},
-    table::{Class, Config, Group, MAX_PARTITIONS, Origin, Partition, Record, Rule, SLOTS},
+    table::{Class, Config, Group, MAX_PARTITIONS, Origin, Partition, Record, Rule, Run, SLOTS},
 };
 use thiserror::Error;
 
@@ -60,6 +60,7 @@ pub struct KernelTables {
     classes: MappedArray<Class>,
     partitions: MappedArray<Partition>,
     groups: MappedArray<Group>,
+    runs: MappedArray<Run>,
     records: MappedArray<Record>,
     rules: MappedArray<Rule>,
     limits: MappedArray<RateLimit>,
@@ -73,13 +74,14 @@ pub struct KernelTables {
 }
 
 /// The sizes of the maps, for [`lab01_count_packets::load::load_object`].
-pub fn map_sizes(capacities: &Capacities) -> [(&'static str, u32); 11] {
+pub fn map_sizes(capacities: &Capacities) -> [(&'static str, u32); 12] {
     [
         ("NODES_V4", capacities.nodes_v4 * SLOTS),
         ("NODES_V6", capacities.nodes_v6 * SLOTS),
         ("CLASS_NUMBERS", pairs(capacities.class_numbers) * SLOTS),
         ("CLASSES", capacities.classes * SLOTS),
         ("GROUPS", capacities.groups * SLOTS),
+        ("RUNS", capacities.records * SLOTS),
         ("RECORDS", capacities.records * SLOTS),
         ("RULES", capacities.rules * SLOTS),
         ("LIMITS", capacities.limits * SLOTS),
@@ -127,6 +129,7 @@ impl KernelTables {
             classes: mapped(ebpf, "CLASSES")?,
             partitions: mapped(ebpf, "PARTITIONS")?,
             groups: mapped(ebpf, "GROUPS")?,
+            runs: mapped(ebpf, "RUNS")?,
             records: mapped(ebpf, "RECORDS")?,
             rules: mapped(ebpf, "RULES")?,
             limits: mapped(ebpf, "LIMITS")?,
@@ -188,6 +191,7 @@ impl KernelTables {
         let partitions: Vec<Partition> = partitions.collect();
         self.partitions.write(origin.partition as usize, &partitions);
         self.groups.write(origin.group as usize, &compiled.groups);
+        self.runs.write(origin.record as usize, &compiled.runs);
         self.records.write(origin.record as usize, &compiled.records);
         self.rules.write(origin.rule as usize, &compiled.rules);
         self.limits.write(origin.limit as usize, &compiled.limits);

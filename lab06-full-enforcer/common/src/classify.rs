@@ -8,13 +8,13 @@ use lab02_xdp_firewall_common::prefix_set::tree::KeyV6;
 use crate::{
     key::{Direction, Key, NO_GROUP, NO_MAC, Socket},
     table::{
-        Class, Config, Direct, FIELDS, Field, Long, Lookup, MAX_LEVELS, MAX_PARTITIONS, NO_GROUPS, NUMBER_BITS,
-        Partition, Partitions, Record, Rule, Sought, Tables, asks,
+        Class, Config, Direct, FIELDS, Field, Long, Lookup, MAX_LEVELS, MAX_PARTITIONS, NUMBER_BITS, Partition,
+        Partitions, Record, Rule, Sought, Tables, WITHOUT_RUNS, asks,
     },
     veil::Veil,
 };
 
-/// How many steps a search may take: one for each partition taken up, and one for each record compared.
+/// How many steps a search may take: one for each partition taken up, and one for each run or record compared.
 pub const MAX_STEPS: u32 = 1024;
 
 /// No rule, where the number of one is expected.
@@ -339,7 +339,7 @@ pub fn counting_matches<T: Tables>(tables: &T, question: Question, before: u32, 
     }
 }
 
-/// How many steps the search for the deciding rule takes: a step is a partition taken up, or a record compared.
+/// How many steps the search for the deciding rule takes: a step is a partition taken up, or a run or a record compared.
 pub fn steps<T: Tables>(tables: &T, question: Question) -> u32 {
     let mut steps = 0;
     if let Some(mut search) = Search::new(tables, question, question.sought()) {
@@ -424,6 +424,18 @@ impl Probe {
         self.ranks()
     }
 
+    /// The rank in the field of this index. (Without a branch: see [`Sides::of`].)
+    #[inline(always)]
+    fn rank_in(self, field: u64) -> u32 {
+        let mut rank = 0;
+        for (of_field, number) in self.ranks().into_iter().zip(0..) {
+            // All bits if they are the same.
+            let mask = ((field ^ number).wrapping_sub(1).cast_signed() >> 63) as u32;
+            rank |= of_field & mask;
+        }
+        rank
+    }
+
     /// By [`Field`].
     #[inline(always)]
     const fn ranks(self) -> [u32; FIELDS] {
@@ -449,7 +461,7 @@ fn volatile(number: &u32) -> u32 {
 pub const NOTHING_BETTER: u32 = u32::MAX - 1;
 
 /// The number of the rule in a partition that holds the packet, if it is before the limit; [`NO_RULE`] if none does, or
-/// [`NOTHING_BETTER`]. Says `on_step` whenever a partition or a record is looked at.
+/// [`NOTHING_BETTER`]. Says `on_step` whenever a partition, a run or a record is looked at.
 #[inline(always)]
 pub fn probe<T: Tables>(tables: &T, probe: Probe, mut on_step: impl FnMut()) -> u32 {
     let limit = probe.partition as u32;
@@ -460,26 +472,51 @@ pub fn probe<T: Tables>(tables: &T, probe: Probe, mut on_step: impl FnMut()) -> 
     if partition.best >= limit {
         return NOTHING_BETTER;
     }
-    let mut first = u64::from(partition.first);
-    let mut count = u64::from(partition.count);
     // ANCHOR: group
-    if partition.groups != NO_GROUPS {
-        let mut rank = 0;
-        for (of_field, mask) in probe.ranks().iter().zip(partition.grouped_by) {
-            rank |= of_field & mask;
-        }
-        let Some(group) = tables.group(partition.groups + rank) else {
-            return NO_RULE;
-        };
-        if group.best() >= limit {
-            return NO_RULE;
-        }
-        first += u64::from(group.offset());
-        count = u64::from(group.count());
+    let mut index = partition.groups;
+    for (rank, stride) in probe.ranks().into_iter().zip(partition.strides) {
+        index = index.wrapping_add(rank.wrapping_mul(stride));
     }
+    let Some(group) = tables.group(index) else {
+        return NO_RULE;
+    };
+    if group.best() >= limit {
+        return NO_RULE;
+    }
+    let mut first = u64::from(partition.first + group.offset());
+    let mut count = u64::from(group.count());
     // ANCHOR_END: group
     // Any number from a map.
     let veil = Veil::new(u64::from(partition.places));
+    // ANCHOR: run
+    if group.runs_by() != WITHOUT_RUNS {
+        let rank = i64::from(probe.rank_in(group.runs_by()));
+        for _ in 0..NUMBER_BITS {
+            if count <= 1 {
+                break;
+            }
+            on_step();
+            let half = count >> 1;
+            let Some(run) = tables.run((first + half) as u32) else {
+                return NO_RULE;
+            };
+            // All bits if it does not begin above the rank.
+            let begins = ((i64::from(run.lowest()) - rank - 1) >> 63).cast_unsigned();
+            first = veil.over(first + (half & begins));
+            count = veil.over(count - half);
+        }
+        // Of the runs that do not begin above the rank, this record is the last one of the last.
+        let Some(run) = tables.run(first as u32) else {
+            return NO_RULE;
+        };
+        if rank < i64::from(run.lowest()) || i64::from(run.highest()) < rank {
+            return NO_RULE;
+        }
+        let last = first;
+        first = u64::from(partition.first + run.offset());
+        count = last - first + 1;
+    }
+    // ANCHOR_END: run
     // ANCHOR: halve
     for _ in 0..=NUMBER_BITS {
         if count == 0 {

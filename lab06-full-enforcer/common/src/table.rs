@@ -228,30 +228,40 @@ pub struct Partition {
     pub first: u32,
     /// How many records it has.
     pub count: u32,
-    /// The index of its [`Group`] for rank 0 of its first field, those of the others follow; [`NO_GROUPS`] if all
-    /// records are sought through.
+    /// The index of its [`Group`] for rank 0 of its first field.
     pub groups: u32,
-    /// By [`Field`], all bits for the one whose rank says the group, and none for the others.
-    pub grouped_by: [u32; FIELDS],
+    /// By [`Field`], how far the group of a rank is from that of the rank before. 0 for all but the first field, or for all of
+    /// them if there is one group only. (Groups of one rank lie side by side, whatever their partition: a packet that is
+    /// sought in some partitions finds them in one place.)
+    pub strides: [u32; FIELDS],
     /// 0, of which the compiler of the programs knows nothing: see [`Probe`].
     pub zero: u32,
 }
 
 const _: () = assert!(size_of::<Partition>() == 48);
 
-/// In [`Partition::groups`]: it is too small to have any.
-pub const NO_GROUPS: u32 = u32::MAX;
-
 /// The records of a partition with the same interval in the first field: how far they are from the partition's first,
-/// how many, and the lowest number of a rule among them, in [`NUMBER_BITS`] each.
+/// how many, and the lowest number of a rule among them, in [`NUMBER_BITS`] each; above them the field of their [`Run`]s.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Group(u64);
 
 impl Group {
-    /// From its parts, each below 2 to the power of [`NUMBER_BITS`].
-    pub const fn new(offset: u32, count: u32, best: u32) -> Self {
-        Self(offset as u64 | (count as u64) << NUMBER_BITS | (best as u64) << (2 * NUMBER_BITS))
+    /// Without any.
+    pub const EMPTY: Self = Self::new(0, 0, 0, None);
+
+    /// From its parts, each but the field below 2 to the power of [`NUMBER_BITS`].
+    pub const fn new(offset: u32, count: u32, best: u32, runs_by: Option<Field>) -> Self {
+        let field = match runs_by {
+            Some(field) => field as u64,
+            None => WITHOUT_RUNS,
+        };
+        Self(
+            offset as u64
+                | (count as u64) << NUMBER_BITS
+                | (best as u64) << (2 * NUMBER_BITS)
+                | field << (3 * NUMBER_BITS),
+        )
     }
 
     /// How far the first of them is from the partition's first record.
@@ -271,9 +281,57 @@ impl Group {
     pub const fn best(self) -> u32 {
         (self.0 >> (2 * NUMBER_BITS)) as u32 & NUMBER_MASK
     }
+
+    /// The index of the first field in which they differ, or [`WITHOUT_RUNS`].
+    #[inline(always)]
+    pub const fn runs_by(self) -> u64 {
+        self.0 >> (3 * NUMBER_BITS)
+    }
 }
 
+/// What [`Group::runs_by`] says where there are so few records that they are compared at once.
+pub const WITHOUT_RUNS: u64 = 0xf;
+
 const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
+
+/// How many bits a rank has: of each of so many records as there can be, both ends can begin one.
+pub const RANK_BITS: u32 = NUMBER_BITS + 2;
+
+/// Those records of a group with the same interval in the first field in which any of the group differ: the lowest and the
+/// highest rank, and how far the first of them is from the partition's first record. There is one for each record, in a
+/// place of the same index; an eighth as long, it is sought first.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Run(u64);
+
+impl Run {
+    /// From ranks below 2 to the power of [`RANK_BITS`], and an offset below that of [`NUMBER_BITS`].
+    pub const fn new([lowest, highest]: [u32; 2], offset: u32) -> Self {
+        Self(lowest as u64 | (highest as u64) << RANK_BITS | (offset as u64) << (2 * RANK_BITS))
+    }
+
+    /// The lowest rank.
+    #[inline(always)]
+    pub const fn lowest(self) -> u32 {
+        self.0 as u32 & RANK_MASK
+    }
+
+    /// The highest rank.
+    #[inline(always)]
+    pub const fn highest(self) -> u32 {
+        (self.0 >> RANK_BITS) as u32 & RANK_MASK
+    }
+
+    /// How far the first of them is from the partition's first record.
+    #[inline(always)]
+    pub const fn offset(self) -> u32 {
+        (self.0 >> (2 * RANK_BITS)) as u32
+    }
+}
+
+const RANK_MASK: u32 = (1 << RANK_BITS) - 1;
+
+const _: () = assert!(2 * RANK_BITS + NUMBER_BITS == u64::BITS && 3 * NUMBER_BITS + 4 == u64::BITS);
 
 /// What a packet is to the rules, before any of its fields is looked at: which of them come into question at all.
 #[repr(u32)]
@@ -468,6 +526,8 @@ pub trait Tables {
     fn partition(&self, index: u32) -> Option<&Partition>;
     /// The group at `index`; `None` beyond the array's end.
     fn group(&self, index: u32) -> Option<Group>;
+    /// The run of the record at `index`; `None` beyond the array's end.
+    fn run(&self, index: u32) -> Option<Run>;
     /// The record at `index`; `None` beyond the array's end.
     fn record(&self, index: u32) -> Option<&Record>;
     /// The rule at `index`; `None` beyond the array's end.
@@ -526,7 +586,7 @@ pub struct Origin {
     pub partition: u32,
     /// In the array of groups.
     pub group: u32,
-    /// In the array of records.
+    /// In the arrays of runs and of records.
     pub record: u32,
     /// In the array of rules.
     pub rule: u32,
@@ -562,9 +622,7 @@ impl Partition {
     #[must_use]
     pub fn moved_to(mut self, origin: Origin) -> Self {
         self.first += origin.record;
-        if self.groups != NO_GROUPS {
-            self.groups += origin.group;
-        }
+        self.groups += origin.group;
         self
     }
 }
@@ -592,4 +650,6 @@ mod pod {
     unsafe impl aya::Pod for super::Record {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Group {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Run {}
 }

@@ -39,7 +39,7 @@ use lab06_full_enforcer_common::{
     flow::Flows,
     key::{Hook, Socket, UnknownSocket},
     limit::{HASHED_BUCKETS, RateLimit},
-    table::{Class, Config, Group, Long, MAX_PARTITIONS, Partition, Record, Rule, SLOTS, Tables, asks, has},
+    table::{Class, Config, Group, Long, MAX_PARTITIONS, Partition, Record, Rule, Run, SLOTS, Tables, asks, has},
 };
 use lab06_full_enforcer_ebpf::{
     Counters, FromIp, HasBuffers, InBuffers, InPieces, LEAST_BY_RULE, SocketOf, groups::SocketGroups, sender,
@@ -71,6 +71,9 @@ static CLASS_NUMBERS: Array<u64, 1024, MMAPABLE> = Array::new();
 static CLASSES: Array<Class, 1024, MMAPABLE> = Array::new();
 #[btf_map]
 static GROUPS: Array<Group, 1024, MMAPABLE> = Array::new();
+/// As many as there are records.
+#[btf_map]
+static RUNS: Array<Run, 1024, MMAPABLE> = Array::new();
 #[btf_map]
 static RECORDS: Array<Record, 1024, MMAPABLE> = Array::new();
 #[btf_map]
@@ -506,6 +509,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn group(&self, index: u32) -> Option<Group> {
         GROUPS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn run(&self, index: u32) -> Option<Run> {
+        RUNS.get(index).copied()
     }
 
     #[inline(always)]

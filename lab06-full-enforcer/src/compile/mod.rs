@@ -37,7 +37,7 @@ use lab06_full_enforcer_common::{
     limit::{Per, RateLimit, Unit},
     table::{
         Action, Class, Config, Direct, FIELDS, Field, Group, Kind, Lookup, MAX_LISTS, MAX_PARTITIONS, MAX_RULES,
-        Metadata, NO_GROUPS, Partition, Partitions, Record, Rule, RuleMode, Sought, Tables, has,
+        Metadata, Partition, Partitions, Record, Rule, RuleMode, Run, Sought, Tables, has,
     },
 };
 use serde::Serialize;
@@ -93,6 +93,8 @@ pub struct Compiled {
     pub partitions: Vec<Partition>,
     /// Of the array of groups.
     pub groups: Vec<Group>,
+    /// Of the array of runs.
+    pub runs: Vec<Run>,
     /// Of the array of records.
     pub records: Vec<Record>,
     /// Of the array of rules, in the order of matching. Each is its own id until ids are given.
@@ -111,7 +113,8 @@ pub struct Compiled {
     pub places: Names,
 }
 
-/// How many steps the search for a packet's rule takes at most: a step is a partition taken up, or a record compared.
+/// How many steps the search for a packet's rule takes at most: a step is a partition taken up, or a run or a record
+/// compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct WorstCase {
     /// For the deciding rule.
@@ -133,7 +136,7 @@ pub struct Capacities {
     pub classes: u32,
     /// Groups.
     pub groups: u32,
-    /// Records.
+    /// Records, and as many runs.
     pub records: u32,
     /// Rules.
     pub rules: u32,
@@ -186,7 +189,7 @@ impl Capacities {
             + bytes(self.classes, size_of::<Class>())
             + bytes(2 * MAX_PARTITIONS as u32, size_of::<Partition>())
             + bytes(self.groups, size_of::<Group>())
-            + bytes(self.records, size_of::<Record>())
+            + bytes(self.records, size_of::<Run>() + size_of::<Record>())
             + bytes(self.rules, size_of::<Rule>())
             + bytes(self.limits, size_of::<RateLimit>())
             + size_of::<Config>() as u64
@@ -348,6 +351,7 @@ struct Compiler<'a> {
     classes: Vec<Class>,
     partitions: Vec<Partition>,
     groups: Vec<Group>,
+    runs: Vec<Run>,
     records: Vec<Record>,
 }
 
@@ -362,8 +366,11 @@ const EVERYTHING: Class = Class {
 /// How many partitions there may be for calls of `connect` and `sendmsg`. If it would take more, no call is refused.
 const MOST_OF_CALLS: usize = 16;
 
-/// A partition has groups if it has more records than this.
+/// A partition has more than one group if it has more records than this.
 const SMALL: usize = 16;
+
+/// A group has runs if it has more records than this.
+const FEW: usize = 3;
 
 impl<'a> Compiler<'a> {
     fn new(policy: &'a Policy, places: Names) -> Result<Self, CannotEnforce> {
@@ -389,6 +396,7 @@ impl<'a> Compiler<'a> {
             classes: vec![EVERYTHING],
             partitions: vec![Partition::default(); 2 * MAX_PARTITIONS],
             groups: Vec::new(),
+            runs: Vec::new(),
             records: Vec::new(),
         })
     }
@@ -461,6 +469,7 @@ impl<'a> Compiler<'a> {
             classes: self.classes,
             partitions: self.partitions,
             groups: self.groups,
+            runs: self.runs,
             records: self.records,
             worst,
             lists: self.fields.each_ref().map(Classes::lists),
@@ -731,15 +740,15 @@ impl<'a> Compiler<'a> {
     /// Adds the partitions of a direction to the tables; for each how many steps it takes at most.
     fn add_partitions(&mut self, direction: model::Direction, ranked: &Ranked, all: &[Arc<Sorted>]) -> Vec<u32> {
         let direction = direction as usize;
+        let layout = self.lay_groups_out(ranked, all);
         let mut costs = Vec::new();
-        for (number, sorted) in all.iter().enumerate() {
+        for ((number, sorted), (groups, strides)) in all.iter().enumerate().zip(layout) {
             for (field, classes) in Field::ALL.into_iter().zip(&mut self.fields) {
                 let boxes = sorted.boxes.iter();
                 let wanted = boxes.map(|one| (self.boxes.all[*one as usize].member_of, ranked.ranks(*one, field)));
                 classes.tell(direction, number, wanted);
             }
-            let (groups, most) = self.add_groups(ranked, sorted);
-            costs.push(1 + halvings(most));
+            costs.push(1 + self.fill_groups(ranked, sorted, groups, strides.iter().sum()));
             let mut places = 0;
             for (field, place) in sorted.order.into_iter().zip(0..) {
                 places |= place << (4 * field as u32);
@@ -750,7 +759,7 @@ impl<'a> Compiler<'a> {
                 first: self.records.len() as u32,
                 count: sorted.boxes.len() as u32,
                 groups,
-                grouped_by: Field::ALL.map(|field| if field == sorted.order[0] { u32::MAX } else { 0 }),
+                strides,
                 zero: 0,
             };
             self.records.extend(sorted.boxes.iter().map(|one| Record {
@@ -763,26 +772,79 @@ impl<'a> Compiler<'a> {
         costs
     }
 
-    /// Adds the groups of a partition; the number of the first, and how many records have to be searched at most.
-    fn add_groups(&mut self, ranked: &Ranked, sorted: &Sorted) -> (u32, usize) {
-        if sorted.boxes.len() <= SMALL || sorted.groups(ranked).nth(1).is_none() {
-            return (NO_GROUPS, sorted.boxes.len());
+    /// Makes room for the groups of all partitions of a direction, those of a field side by side; for each partition the index
+    /// of its first group, and its strides.
+    fn lay_groups_out(&mut self, ranked: &Ranked, all: &[Arc<Sorted>]) -> Vec<(u32, [u32; FIELDS])> {
+        let is_grouped = |sorted: &&Arc<Sorted>| sorted.boxes.len() > SMALL && sorted.groups(ranked).nth(1).is_some();
+        let mut strides = [0; FIELDS];
+        for sorted in all.iter().filter(is_grouped) {
+            strides[sorted.order[0] as usize] += 1;
+        }
+        let mut next = strides;
+        for ((stride, next), classes) in strides.iter().zip(&mut next).zip(&self.fields) {
+            *next = self.groups.len();
+            self.groups
+                .resize(*next + stride * classes.ranks() as usize, Group::EMPTY);
+        }
+        let place = |sorted: &Arc<Sorted>| {
+            let mut own = [0; FIELDS];
+            if !is_grouped(&sorted) {
+                self.groups.push(Group::EMPTY);
+                return (self.groups.len() as u32 - 1, own);
+            }
+            let field = sorted.order[0] as usize;
+            own[field] = strides[field] as u32;
+            next[field] += 1;
+            (next[field] as u32 - 1, own)
+        };
+        all.iter().map(place).collect()
+    }
+
+    /// Fills the groups of a partition, from the index of the first one on, each so far from the one before; and adds their
+    /// runs. How many runs and records have to be compared at most.
+    fn fill_groups(&mut self, ranked: &Ranked, sorted: &Sorted, first: u32, stride: u32) -> u32 {
+        if stride == 0 {
+            let (group, comparisons) = self.add_runs(ranked, sorted, 0, &sorted.boxes);
+            self.groups[first as usize] = group;
+            return comparisons;
         }
         let field = sorted.order[0];
-        let first = self.groups.len();
-        self.groups
-            .resize(first + self.fields[field as usize].ranks() as usize, Group::default());
         let (mut offset, mut most) = (0, 0);
         for boxes in sorted.groups(ranked) {
-            let [lowest, highest] = ranked.ranks(boxes[0], field).map(|rank| first + rank as usize);
-            let rules = boxes.iter().map(|one| ranked.rules[*one as usize]);
-            let group = Group::new(offset, boxes.len() as u32, rules.min().unwrap_or(0));
-            let highest = highest.min(self.groups.len() - 1);
-            self.groups[lowest..=highest].fill(group);
+            let (group, comparisons) = self.add_runs(ranked, sorted, offset, boxes);
+            let [lowest, highest] = ranked.ranks(boxes[0], field);
+            for rank in lowest..=highest.min(self.fields[field as usize].ranks() - 1) {
+                self.groups[(first + rank * stride) as usize] = group;
+            }
             offset += boxes.len() as u32;
-            most = most.max(boxes.len());
+            most = most.max(comparisons);
         }
-        (first as u32, most)
+        most
+    }
+
+    /// Adds the runs of a group that is so far from its partition's first record. The group, and how many runs and records
+    /// have to be compared at most.
+    fn add_runs(&mut self, ranked: &Ranked, sorted: &Sorted, offset: u32, boxes: &[u32]) -> (Group, u32) {
+        let best = boxes.iter().map(|one| ranked.rules[*one as usize]).min().unwrap_or(0);
+        let differ = |field: &Field| {
+            boxes
+                .iter()
+                .any(|one| ranked.place(*one, *field) != ranked.place(boxes[0], *field))
+        };
+        let field = sorted.order.into_iter().find(differ).filter(|_| boxes.len() > FEW);
+        let group = Group::new(offset, boxes.len() as u32, best, field);
+        let Some(field) = field else {
+            self.runs.extend(boxes.iter().map(|_| Run::default()));
+            return (group, halvings(boxes.len()));
+        };
+        let (mut offset, mut longest) = (offset, 0);
+        for run in boxes.chunk_by(|one, other| ranked.place(*one, field) == ranked.place(*other, field)) {
+            let ranks = ranked.ranks(run[0], field);
+            self.runs.extend(run.iter().map(|_| Run::new(ranks, offset)));
+            offset += run.len() as u32;
+            longest = longest.max(run.len());
+        }
+        (group, halvings(boxes.len() - 1) + halvings(longest))
     }
 
     /// What a packet of a direction costs at most: of no field is there a class that wants more.
@@ -1036,7 +1098,7 @@ impl<'a> Alike<'a> {
     }
 }
 
-/// How many records are compared at most to find one of so many.
+/// How often so many can be halved, until none is left.
 const fn halvings(records: usize) -> u32 {
     usize::BITS - records.leading_zeros()
 }
@@ -1185,6 +1247,10 @@ impl Tables for Compiled {
 
     fn group(&self, index: u32) -> Option<Group> {
         self.groups.get(index as usize).copied()
+    }
+
+    fn run(&self, index: u32) -> Option<Run> {
+        self.runs.get(index as usize).copied()
     }
 
     fn record(&self, index: u32) -> Option<&Record> {

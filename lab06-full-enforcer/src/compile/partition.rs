@@ -25,7 +25,8 @@ impl Ranked {
         self.intervals[field as usize][self.place(number, field) as usize]
     }
 
-    fn place(&self, number: u32, field: Field) -> u32 {
+    /// The place of a box's interval among all of the field.
+    pub fn place(&self, number: u32, field: Field) -> u32 {
         self.places[field as usize][number as usize]
     }
 

@@ -4,7 +4,7 @@
 //! search tree over the bounds of all intervals, which gives its [`Class`]; the classes of a field are ranked, and a box is
 //! kept as [intervals of ranks](Record). Boxes are divided into [partitions](Partition), such that those of one partition
 //! can be put in an order in which a packet is found by halving; a class says which partitions have something for it, and
-//! only what all five classes agree on is searched.
+//! only what all six classes agree on is searched: in a partition one [group](Group), and of it first the [runs](Run).
 //!
 //! The idea of the partitions is that of `PartitionSort` (Yingchareonthawornchai, Daly, Liu, Torng: A Sorted Partitioning
 //! Approach to High-speed and Fast-update `OpenFlow` Classification, ICNP 2016).

@@ -827,11 +827,11 @@ impl<'a> Compiler<'a> {
     fn add_runs(&mut self, ranked: &Ranked, sorted: &Sorted, offset: u32, boxes: &[u32]) -> (Group, u32) {
         let best = boxes.iter().map(|one| ranked.rules[*one as usize]).min().unwrap_or(0);
         let differ = |field: &Field| {
-            boxes
-                .iter()
-                .any(|one| ranked.place(*one, *field) != ranked.place(boxes[0], *field))
+            let place = ranked.place(boxes[0], *field);
+            boxes.iter().any(|one| ranked.place(*one, *field) != place)
         };
-        let field = sorted.order.into_iter().find(differ).filter(|_| boxes.len() > FEW);
+        let mut fields = sorted.order.into_iter().filter(|_| boxes.len() > FEW);
+        let field = fields.find(differ);
         let group = Group::new(offset, boxes.len() as u32, best, field);
         let Some(field) = field else {
             self.runs.extend(boxes.iter().map(|_| Run::default()));

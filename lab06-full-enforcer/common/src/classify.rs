@@ -430,7 +430,7 @@ impl Probe {
         let mut rank = 0;
         for (of_field, number) in self.ranks().into_iter().zip(0..) {
             // All bits if they are the same.
-            let mask = ((field ^ number).wrapping_sub(1).cast_signed() >> 63) as u32;
+            let mask = ((field ^ number).wrapping_sub(1).cast_signed() >> 63).cast_unsigned() as u32;
             rank |= of_field & mask;
         }
         rank

@@ -433,6 +433,29 @@ fn what_no_number_of_tables_holds_is_refused() {
     compile(&policy).unwrap();
 }
 
+/// N4: more boxes than a search by halving has turns for.
+#[test]
+fn rules_that_list_too_many_combinations_are_refused() {
+    let mut policy = Policy::allow_all("combinations");
+    let rule = |number: u32| {
+        let mut rule = model::Rule::new(&format!("rule-{number}"), model::Action::Block);
+        let single = |part: u32| model::Prefix::new(source(16 * number + 2 * part).into(), 32).unwrap();
+        rule.source = (0..8).map(|part| model::Address::Prefix(single(part))).collect();
+        rule.protocol = Some(model::Protocol(17));
+        rule.destination_ports = (0..8).map(|port| model::Range::single(2 * port)).collect();
+        rule
+    };
+    policy.rules = (0..20_000).map(rule).collect();
+    let refused = compile(&policy).map(drop).unwrap_err().to_string();
+    assert!(
+        refused.starts_with("the first 16384 rules alone make 1048576 boxes or more"),
+        "{refused}"
+    );
+    policy.rules.truncate(16_000);
+    let compiled = compile(&policy).unwrap();
+    compare_sources(&policy, &compiled, (0..500).chain(255_500..256_000));
+}
+
 #[test]
 fn a_policy_that_has_outgrown_the_tables_is_refused() {
     let mut dice = Dice::new(11);

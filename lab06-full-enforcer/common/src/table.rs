@@ -24,6 +24,9 @@ pub const MAX_RULES: usize = 1 << NUMBER_BITS;
 /// How many bits the number of a rule has, and that of a record within its partition.
 pub const NUMBER_BITS: u32 = 20;
 
+/// How many boxes the rules of a policy can be taken apart into. The number of a record in its partition is below it.
+pub const MAX_BOXES: usize = 1 << NUMBER_BITS;
+
 /// How many partitions there can be for each direction: a bit each in [`Partitions`].
 pub const MAX_PARTITIONS: usize = 128;
 

@@ -36,8 +36,8 @@ use lab06_full_enforcer_common::{
     key::{Essential, ICMP_BASE, PORT_VALUES},
     limit::{Per, RateLimit, Unit},
     table::{
-        Action, Class, Config, Direct, FIELDS, Field, Group, Kind, Lookup, MAX_LISTS, MAX_PARTITIONS, MAX_RULES,
-        Metadata, Partition, Partitions, Record, Rule, RuleMode, Run, Sought, Tables, has,
+        Action, Class, Config, Direct, FIELDS, Field, Group, Kind, Lookup, MAX_BOXES, MAX_LISTS, MAX_PARTITIONS,
+        MAX_RULES, Metadata, Partition, Partitions, Record, Rule, RuleMode, Run, Sought, Tables, has,
     },
 };
 use serde::Serialize;
@@ -378,6 +378,9 @@ impl<'a> Compiler<'a> {
         let mut boxes = Boxes::new(policy, Combinations::of(policy)?);
         for (number, rule) in (0..).zip(&rules) {
             boxes.add(number, rule).map_err(|_| too_many_lists())?;
+            if boxes.all.len() >= MAX_BOXES {
+                return Err(too_many_boxes(number + 1));
+            }
         }
         let of_rules = boxes.all.len();
         let of_calls = boxes_of_calls(policy, &rules, &boxes);
@@ -1174,6 +1177,16 @@ pub fn mode(mode: model::Mode) -> Mode {
         model::Mode::Observe => Mode::Observe,
         model::Mode::Block => Mode::Block,
     }
+}
+
+fn too_many_boxes(rules: u32) -> CannotEnforce {
+    CannotEnforce::because(
+        format!(
+            "the first {rules} rules alone make {MAX_BOXES} boxes or more: one for each combination of a prefix, a range of ports \
+             and what else they list"
+        ),
+        "list less in one rule, or list ports by ranges and prefixes in sets",
+    )
 }
 
 fn too_many_rates() -> CannotEnforce {

@@ -1,9 +1,17 @@
 //! The books of what was told and what was not.
 
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
 use aya::{
     Ebpf, Pod,
     maps::{Map, MapData, MapError, PerCpuArray},
+    programs::ProgramFd,
 };
+use aya_obj::generated::{bpf_cmd, bpf_prog_info};
+use lab02_xdp_firewall::syscall::{bpf, no_attributes};
 use lab05_ringbuf_events_common::{
     decision::{Hook, SLOTS, Tally},
     process::Deed,
@@ -20,12 +28,17 @@ pub enum BooksError {
     /// The kernel refused to read it.
     #[error("the books cannot be read: {0}")]
     Map(#[from] MapError),
+    /// The kernel does not say how often it has left a program out.
+    #[error("the books cannot be read: {0}")]
+    Missed(io::Error),
 }
 
 /// The books, opened for reading.
 pub struct Books {
     decisions: PerCpuArray<MapData, Tally>,
     deeds: PerCpuArray<MapData, Tally>,
+    /// The programs that tell what processes do.
+    tellers: Vec<ProgramFd>,
 }
 
 /// The books at one moment. Once everything is quiet, they balance.
@@ -48,7 +61,7 @@ pub struct Line {
     pub emitted: u64,
     /// How much was left out on purpose.
     pub suppressed: u64,
-    /// How much found no room.
+    /// How much found no room, or happened where the kernel ran no program: see [`Books::watch`].
     pub lost: u64,
 }
 
@@ -81,7 +94,17 @@ impl Books {
         Ok(Self {
             decisions: take(ebpf, "TALLIES")?,
             deeds: take(ebpf, "PROCESS_TALLIES")?,
+            tellers: Vec::new(),
         })
+    }
+
+    /// Counts among what was lost how often the kernel has left out this program, which tells what processes do.
+    ///
+    /// While a program of a tracepoint runs on a CPU, the kernel does not begin it there once more. Since tracepoints hold
+    /// their task on the CPU no longer (`tracepoint_srcu`, in Linux 7), another task can come in between, and what it does is
+    /// told by nobody. The kernel counts that, from Linux 5.12 on.
+    pub fn watch(&mut self, program: ProgramFd) {
+        self.tellers.push(program);
     }
 
     /// Reads them, summed over the CPUs.
@@ -105,6 +128,11 @@ impl Books {
         for deed in Deed::ALL {
             deeds = [deeds, sum(&self.deeds, deed as u32)?].into_iter().sum();
         }
+        for program in &self.tellers {
+            let missed = missed(program).map_err(BooksError::Missed)?;
+            deeds.decisions += missed;
+            deeds.lost += missed;
+        }
         Ok(Balance {
             decisions: decisions.into(),
             processes: deeds.into(),
@@ -115,6 +143,19 @@ impl Books {
 
 fn sum(tallies: &PerCpuArray<MapData, Tally>, slot: u32) -> Result<Tally, MapError> {
     Ok(tallies.get(&slot, 0)?.iter().copied().sum())
+}
+
+/// How often the kernel has left a program out. Older kernels fill in less, and the rest stays 0.
+fn missed(program: &ProgramFd) -> io::Result<u64> {
+    // SAFETY: all zeroes are a valid `bpf_prog_info`, which asks for nothing but numbers.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attributes = no_attributes();
+    attributes.info.bpf_fd = program.as_fd().as_raw_fd().cast_unsigned();
+    attributes.info.info_len = size_of::<bpf_prog_info>() as u32;
+    attributes.info.info = (&raw mut info) as u64;
+    // SAFETY: the kernel writes at most so much there.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
+    Ok(info.recursion_misses)
 }
 
 fn take<V: Pod>(ebpf: &mut Ebpf, name: &str) -> Result<PerCpuArray<MapData, V>, BooksError>

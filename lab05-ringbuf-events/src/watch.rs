@@ -198,10 +198,13 @@ impl Watch {
                 tracepoint: tracepoint.clone(),
                 cause: load::explain_program(&name, error).to_string(),
             })?;
-            program.attach(&tracepoint).map_err(|error| WatchError::Tracepoint {
-                tracepoint,
+            let failed = |error| WatchError::Tracepoint {
+                tracepoint: tracepoint.clone(),
                 cause: cause(error),
-            })?;
+            };
+            program.attach(&tracepoint).map_err(failed)?;
+            let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)?;
+            self.books.watch(fd);
         }
         Ok(())
     }

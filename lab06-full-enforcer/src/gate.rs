@@ -17,13 +17,13 @@ use tokio::{
         unix::{SocketAddr, UCred},
     },
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 
 /// How many connections are served at a time. Others wait where the kernel keeps them.
 pub const MAX_CONNECTIONS: usize = 64;
 
-/// How long a client may let the daemon wait, all in all.
+/// How long a client may let the daemon wait, all in all. What the daemon itself takes to answer is none of that.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A listening socket that lets so many in.
@@ -49,12 +49,7 @@ impl Listener for Gate {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        let connection = Connection {
-            stream,
-            end: Box::pin(sleep(PATIENCE)),
-            _place: place,
-        };
-        (connection, address)
+        (Connection::new(stream, PATIENCE, place), address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -66,10 +61,21 @@ impl Listener for Gate {
 pub struct Connection {
     stream: UnixStream,
     end: Pin<Box<Sleep>>,
+    /// When the last bytes of what may be a whole request came, if they have not been answered yet.
+    asked: Option<Instant>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Connection {
+    fn new(stream: UnixStream, patience: Duration, place: Option<OwnedSemaphorePermit>) -> Self {
+        Self {
+            stream,
+            end: Box::pin(sleep(patience)),
+            asked: None,
+            _place: place,
+        }
+    }
+
     /// Who is at the other end.
     pub fn peer(&self) -> io::Result<UCred> {
         self.stream.peer_cred()
@@ -90,13 +96,21 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let filled = buffer.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > filled {
+            self.asked = Some(Instant::now());
+        }
         self.in_time(context, poll)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(asked) = self.asked.take() {
+            let end = self.end.deadline() + asked.elapsed();
+            self.end.as_mut().reset(end);
+        }
         let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.in_time(context, poll)
     }
@@ -107,5 +121,45 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    /// More than a socket keeps.
+    static ANSWER: [u8; 4 << 20] = [0; 4 << 20];
+
+    /// A connection that a request has come over, of which the daemon has made an answer for longer than it has patience.
+    async fn asked() -> (UnixStream, Connection) {
+        let (mut client, daemon) = UnixStream::pair().unwrap();
+        let mut connection = Connection::new(daemon, PATIENCE, None);
+        client.write_all(b"?").await.unwrap();
+        connection.read_exact(&mut [0]).await.unwrap();
+        thread::sleep(PATIENCE + Duration::from_millis(100));
+        (client, connection)
+    }
+
+    #[tokio::test]
+    async fn the_time_that_an_answer_takes_is_not_the_clients() {
+        let (mut client, mut connection) = asked().await;
+        let mut got = vec![0; ANSWER.len()];
+        let (given, taken) = tokio::join!(connection.write_all(&ANSWER), client.read_exact(&mut got));
+        given.unwrap();
+        taken.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_taken_is_given_up() {
+        let (_client, mut connection) = asked().await;
+        let given = connection.write_all(&ANSWER).await.unwrap_err();
+        assert_eq!(given.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -150,8 +150,20 @@ pub fn falls_back(to_and_why: impl Into<String>) {
 }
 
 /// Called by [`kernel_tests!`](crate::kernel_tests).
-pub fn main(package: &str, mut tests: Vec<KernelTest>) -> ExitCode {
-    let arguments = Arguments::from_args();
+pub fn main(package: &str, tests: Vec<KernelTest>) -> ExitCode {
+    run_all(package, tests, Arguments::from_args())
+}
+
+/// As [`main`], one test after the other, for tests that disturb each other here.
+pub fn main_one_by_one(package: &str, tests: Vec<KernelTest>) -> ExitCode {
+    let arguments = Arguments {
+        test_threads: Some(1),
+        ..Arguments::from_args()
+    };
+    run_all(package, tests, arguments)
+}
+
+fn run_all(package: &str, mut tests: Vec<KernelTest>, arguments: Arguments) -> ExitCode {
     let wanted = std::env::var_os(SWITCH).is_some_and(|value| value == "1");
     if !wanted && !arguments.list {
         println!(

@@ -40,6 +40,7 @@ testbed::listed_tests![
     a_full_ring_buffer_changes_no_verdict,
     the_limit_on_records_holds_for_all_cpus_together,
     a_command_that_is_stopped_under_load_loses_records_and_no_count,
+    each_process_that_ends_is_told_or_counted_as_lost,
 ];
 
 const XDP_DROP: u32 = 1;
@@ -316,5 +317,32 @@ fn a_command_that_is_stopped_under_load_loses_records_and_no_count() -> Result {
         told.of_type("enforce_decision").len(),
         "{balance}"
     );
+    Ok(())
+}
+
+fn each_process_that_ends_is_told_or_counted_as_lost() -> Result {
+    const SIDE_BY_SIDE: usize = 8;
+    const IN_TURN: usize = 20;
+    let (client, _server) = cable()?;
+    let cgroup = Cgroup::new("ends")?;
+    let lab = Lab::on(&client, &cgroup, &["--json"]);
+    let run = || {
+        let mut child = cgroup.command(&client.host, "true").unwrap().spawn().unwrap();
+        let pid = child.id();
+        assert!(child.wait().unwrap().success());
+        pid
+    };
+    let ended: Vec<u32> = thread::scope(|scope| {
+        let sides: Vec<_> = (0..SIDE_BY_SIDE)
+            .map(|_| scope.spawn(|| (0..IN_TURN).map(|_| run()).collect::<Vec<_>>()))
+            .collect();
+        sides.into_iter().flat_map(|side| side.join().unwrap()).collect()
+    });
+    let told = lab.stop();
+    let lost = assert_balanced(&told)["processes"]["lost"].as_u64().unwrap();
+    let exits = told.of_type("exit");
+    let is_told = |pid: &&u32| exits.iter().any(|line| line["pid"] == **pid);
+    let untold = ended.iter().filter(|pid| !is_told(pid)).count() as u64;
+    assert!(untold <= lost, "{untold} of {} are not told, {lost} lost", ended.len());
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The command, run as a user runs it.
 
 use std::{
+    fs,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -63,12 +64,24 @@ impl Lab {
         while !self.running.stdout().lines().any(has) {
             assert!(
                 start.elapsed() < PATIENCE,
-                "waited in vain for {texts:?}:\n{}{}",
+                "waited in vain for {texts:?}; {}:\n{}{}",
+                self.misses(),
                 self.running.stdout(),
                 self.running.stderr()
             );
             thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// How often the kernel has left its programs out, as it says in `fdinfo` from Linux 5.12 on.
+    fn misses(&self) -> String {
+        let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", self.running.id())).unwrap();
+        let infos = descriptors.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+        let missed = infos.filter_map(|info| {
+            let line = info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
+            line.trim().parse::<u64>().ok()
+        });
+        format!("runs missed: {:?}", missed.collect::<Vec<_>>())
     }
 
     /// Sends it a signal.

@@ -8,7 +8,7 @@ mod lab;
 mod output;
 mod story;
 
-use std::process::ExitCode;
+use std::{fs, process::ExitCode};
 
 use testbed::harness::{self, KernelTest};
 
@@ -25,5 +25,16 @@ fn main() -> ExitCode {
         bad_input::tests,
     ];
     let tests: Vec<KernelTest> = files.into_iter().flat_map(|tests| tests()).collect();
-    harness::main(env!("CARGO_PKG_NAME"), tests)
+    let main = if tracepoints_may_be_left_out() {
+        harness::main_one_by_one
+    } else {
+        harness::main
+    };
+    main(env!("CARGO_PKG_NAME"), tests)
+}
+
+/// Whether a process that ends beside another one can go untold: see [`lab05_ringbuf_events::books::Books::watch`].
+fn tracepoints_may_be_left_out() -> bool {
+    let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    symbols.lines().any(|line| line.ends_with(" tracepoint_srcu"))
 }

@@ -126,40 +126,54 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use std::{
+        future::poll_fn,
+        io::{Read as _, Write as _},
+        os::unix::net::UnixStream as Client,
+        thread,
+    };
 
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(2);
 
     /// More than a socket keeps.
-    static ANSWER: [u8; 4 << 20] = [0; 4 << 20];
+    const ANSWER: usize = 4 << 20;
 
     /// A connection that a request has come over, of which the daemon has made an answer for longer than it has patience.
-    async fn asked() -> (UnixStream, Connection) {
-        let (mut client, daemon) = UnixStream::pair().unwrap();
-        let mut connection = Connection::new(daemon, PATIENCE, None);
-        client.write_all(b"?").await.unwrap();
-        connection.read_exact(&mut [0]).await.unwrap();
+    async fn asked() -> (Client, Connection) {
+        let (mut client, daemon) = Client::pair().unwrap();
+        daemon.set_nonblocking(true).unwrap();
+        let mut connection = Connection::new(UnixStream::from_std(daemon).unwrap(), PATIENCE, None);
+        client.write_all(b"?").unwrap();
+        poll_fn(|context| Pin::new(&mut connection).poll_read(context, &mut ReadBuf::new(&mut [0])))
+            .await
+            .unwrap();
         thread::sleep(PATIENCE + Duration::from_millis(100));
         (client, connection)
+    }
+
+    async fn answer(connection: &mut Connection) -> io::Result<()> {
+        let mut left = ANSWER;
+        while left > 0 {
+            let answer = vec![0; left];
+            left -= poll_fn(|context| Pin::new(&mut *connection).poll_write(context, &answer)).await?;
+        }
+        Ok(())
     }
 
     #[tokio::test]
     async fn the_time_that_an_answer_takes_is_not_the_clients() {
         let (mut client, mut connection) = asked().await;
-        let mut got = vec![0; ANSWER.len()];
-        let (given, taken) = tokio::join!(connection.write_all(&ANSWER), client.read_exact(&mut got));
-        given.unwrap();
-        taken.unwrap();
+        let taking = thread::spawn(move || client.read_exact(&mut vec![0; ANSWER]));
+        answer(&mut connection).await.unwrap();
+        taking.join().unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn an_answer_that_is_not_taken_is_given_up() {
         let (_client, mut connection) = asked().await;
-        let given = connection.write_all(&ANSWER).await.unwrap_err();
-        assert_eq!(given.kind(), io::ErrorKind::TimedOut);
+        let given_up = answer(&mut connection).await.unwrap_err();
+        assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
     }
 }

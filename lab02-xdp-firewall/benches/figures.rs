@@ -24,11 +24,11 @@ use testbed::{
     Spread,
     bpf::{ProgramType, TestRun, empty_program, test_run},
     figures::{self, Durations, Figures, Options, Row},
-    packets,
+    nftables, packets,
     spread::numbers,
 };
 
-use end_to_end::{Dropper, Road, has_nft};
+use end_to_end::{Dropper, Road};
 use lookups::{Kind, Lookup};
 
 fn main() -> ExitCode {
@@ -91,7 +91,7 @@ fn measure_roads(rounds: u8) -> Result<Figures> {
     ])) {
         let firewall = firewall.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
         rows.push(road.row(by_xdp, sources, Dropper::Xdp(firewall.program()))?);
-        if has_nft() {
+        if nftables::is_installed() {
             rows.push(road.row(by_nft, sources, Dropper::Nftables(&policy.block))?);
         }
     }

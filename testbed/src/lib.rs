@@ -22,6 +22,7 @@
 //! | raw frames, out and in | [`Injector`], [`Capture`], [`pcap`] |
 //! | real traffic | [`traffic`] |
 //! | test runs and empty programs | [`bpf`] |
+//! | nftables, to compare with | [`nftables`] |
 //! | tests that need root and a kernel | [`kernel_tests!`], [`listed_tests!`], [`harness`] |
 //! | a program on a terminal, a thread on one CPU | [`Terminal`], [`stay_on_cpu`] |
 //! | what `cargo xtask run` shows a lab with | [`demo`] |
@@ -49,6 +50,7 @@ mod link;
 mod listed;
 mod namespace;
 mod netlink;
+pub mod nftables;
 pub mod packets;
 pub mod pcap;
 mod process;

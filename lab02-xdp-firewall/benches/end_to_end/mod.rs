@@ -4,19 +4,14 @@
 //! Beside the firewall stand an XDP program that drops everything, which is the floor, and nftables at its earliest
 //! hook, if it is installed.
 
-use std::{
-    io::Write as _,
-    net::Ipv4Addr,
-    os::fd::BorrowedFd,
-    process::{Command, Stdio},
-    time::Instant,
-};
+use std::{net::Ipv4Addr, os::fd::BorrowedFd, time::Instant};
 
 use lab02_xdp_firewall_common::prefix_set::build::Prefix;
 use testbed::{
-    Error, Host, Link, Result,
+    Host, Link, Result,
     bpf::{ProgramType, XdpMode, attach_xdp, program_returning},
     figures::Row,
+    nftables,
     spread::numbers,
     stay_on_cpu,
 };
@@ -80,7 +75,10 @@ impl Road {
         let _attached = match dropper {
             Dropper::Xdp(program) => Some(attach_xdp(*program, &self.link.right, XdpMode::Native)?),
             Dropper::Nftables(prefixes) => {
-                self.nft(&ruleset(&self.link.right.interface, prefixes))?;
+                nftables::apply(
+                    &self.receiver,
+                    &nftables::dropping(&self.link.right.interface, prefixes),
+                )?;
                 None
             }
         };
@@ -99,49 +97,8 @@ impl Road {
             sending.join().expect("sending does not panic")
         });
         if matches!(dropper, Dropper::Nftables(_)) {
-            self.nft("flush ruleset\n")?;
+            nftables::apply(&self.receiver, "flush ruleset\n")?;
         }
         elapsed.map(|elapsed| (elapsed.as_nanos() / FRAMES as u128) as u32)
     }
-
-    fn nft(&self, ruleset: &str) -> Result {
-        let failed = |error| Error::system("running nft", error);
-        let mut command = self.receiver.command("nft");
-        let mut child = command
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(ruleset.as_bytes()).map_err(failed)?;
-        }
-        let status = child.wait().map_err(failed)?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(failed(std::io::Error::other("it refused the ruleset")))
-        }
-    }
-}
-
-/// Whether nftables can be measured here.
-pub fn has_nft() -> bool {
-    let mut command = Command::new("nft");
-    command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
-}
-
-fn ruleset(interface: &str, prefixes: &[Prefix]) -> String {
-    let elements: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
-    format!(
-        "flush ruleset\n\
-         table netdev firewall {{\n\
-         set blocked {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {} }} }}\n\
-         chain ingress {{\n\
-         type filter hook ingress device \"{interface}\" priority 0; policy accept;\n\
-         ip saddr @blocked drop\n\
-         }}\n\
-         }}\n",
-        elements.join(", ")
-    )
 }

@@ -5,10 +5,8 @@
 //! installed.
 
 use std::{
-    io::Write as _,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd as _, BorrowedFd},
-    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, ensure};
@@ -20,6 +18,7 @@ use testbed::{
     Error, Host, Link, Result,
     bpf::{ProgramType, TcxLink, XdpLink, XdpMode, attach_tcx, attach_xdp, empty_program, program_returning},
     figures::{self, Figures, Row},
+    nftables,
     spread::numbers,
 };
 
@@ -66,7 +65,7 @@ pub fn measure(rounds: u8) -> anyhow::Result<[Figures; 3]> {
             ("the enforcer at TC", Means::Tc(list.loaded.ingress()), &closed),
             ("the enforcer at XDP", Means::Xdp(list.loaded.xdp()), &closed_at_xdp),
         ];
-        if has_nft() {
+        if nftables::is_installed() {
             means.push(("nftables", Means::Nftables(&list.prefixes), &closed));
         }
         for (who, means, closed) in means {
@@ -188,7 +187,7 @@ impl Road {
             Means::Xdp(program) => Attached::Xdp(attach_xdp(*program, &link.right, XdpMode::Native)?),
             Means::Tc(program) => Attached::Tc(attach_tcx(*program, &link.right)?),
             Means::Nftables(prefixes) => {
-                nft(&receiver, &ruleset(&link.right.interface, prefixes))?;
+                nftables::apply(&receiver, &nftables::dropping(&link.right.interface, prefixes))?;
                 Attached::Nothing
             }
         };
@@ -233,45 +232,4 @@ impl Road {
             Ok(())
         })
     }
-}
-
-/// Gives a host this ruleset.
-fn nft(host: &Host, ruleset: &str) -> Result {
-    let failed = |error| Error::system("running nft", error);
-    let mut command = host.command("nft");
-    let mut child = command
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(ruleset.as_bytes()).map_err(failed)?;
-    }
-    let status = child.wait().map_err(failed)?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(failed(std::io::Error::other("it refused the ruleset")))
-    }
-}
-
-/// Whether nftables can be measured here.
-fn has_nft() -> bool {
-    let mut command = Command::new("nft");
-    command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
-}
-
-fn ruleset(interface: &str, prefixes: &[Prefix]) -> String {
-    let elements: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
-    format!(
-        "table netdev firewall {{\n\
-         set blocked {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {} }} }}\n\
-         chain ingress {{\n\
-         type filter hook ingress device \"{interface}\" priority 0; policy accept;\n\
-         ip saddr @blocked drop\n\
-         }}\n\
-         }}\n",
-        elements.join(", ")
-    )
 }

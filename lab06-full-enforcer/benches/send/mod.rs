@@ -31,7 +31,7 @@ use crate::{
     packet::FOLLOWED,
     random::Dice,
     shapes::{self, Shape},
-    timed::median_ns,
+    timed::quartile_ns,
 };
 
 /// How many calls are timed at once.
@@ -179,7 +179,7 @@ impl<S: Send + Sync> Place<S> {
 impl<S: Sync> Place<S> {
     /// Nanoseconds a call.
     fn time(&self, call: &Call<'_, S>) -> testbed::Result<u32> {
-        median_ns(CALLS, || {
+        quartile_ns(CALLS, || {
             for _ in 0..CALLS {
                 call(&self.socket).map_err(|error| Error::system("calling a socket", error))?;
             }

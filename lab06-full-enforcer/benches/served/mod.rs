@@ -32,7 +32,7 @@ use crate::{
     packet::FOLLOWED,
     random::Dice,
     shapes::{self, Shape},
-    timed::median_ns,
+    timed::quartile_ns,
 };
 
 /// How many requests each connection carries.
@@ -129,7 +129,7 @@ impl Site {
             }
         };
         self.client.run(|| {
-            median_ns(REQUESTS, || {
+            quartile_ns(REQUESTS, || {
                 let asked = self.ask(REQUESTS).map(drop);
                 asked.map_err(|error| Error::system("asking by HTTP", error))
             })

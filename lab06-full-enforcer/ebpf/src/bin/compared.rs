@@ -15,8 +15,8 @@ use aya_ebpf::{
 };
 use lab01_count_packets_common::headers::Headers;
 use lab02_xdp_firewall_common::transport::{Transport, Upper};
-use lab03_tc_egress_ebpf::Frame;
 use lab06_full_enforcer_common::compared::{Exact, Listed, Seen};
+use lab06_full_enforcer_ebpf::InPieces;
 
 /// `BPF_F_MMAPABLE`.
 const MMAPABLE: usize = 1 << 10;
@@ -124,7 +124,7 @@ pub fn tries(ctx: TcContext) -> i32 {
 /// What a packet of IPv4 is sought by.
 #[inline(always)]
 fn seen(ctx: &TcContext) -> Option<Seen> {
-    let frame = Frame::of(ctx);
+    let frame = InPieces::of(ctx);
     let headers = Headers::parse(&frame).ok()?;
     let upper = Upper::find(&frame, &headers).ok()?;
     let transport = Transport::read(&frame, &headers, &upper).ok()?;

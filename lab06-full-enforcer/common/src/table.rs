@@ -507,8 +507,6 @@ pub mod has {
     pub const RELATED: u32 = 8;
     /// Calls of `connect` and `sendmsg` may be refused.
     pub const AT_CALL: u32 = 32;
-    /// Datagrams of UDP may come in, and begin flows.
-    pub const UDP_FROM_OUTSIDE: u32 = 64;
 }
 
 /// The arrays that hold the content of all slots.

@@ -948,19 +948,8 @@ impl<'a> Compiler<'a> {
             of_states.fold(of_action | at_socket, |bits, bit| bits | bit)
         };
         let at_call = if self.refuses_calls { has::AT_CALL } else { 0 };
-        let udp = if self.lets_udp_in() { has::UDP_FROM_OUTSIDE } else { 0 };
         let of_rules = self.rules.iter().map(bits_of);
-        of_rules.fold(at_call | udp, |bits, of_rule| bits | of_rule)
-    }
-
-    /// Whether datagrams may come in and begin flows, in which answers go out.
-    fn lets_udp_in(&self) -> bool {
-        let may = |rule: &&model::Rule| {
-            rule.covers(model::Direction::Ingress)
-                && !matches!(rule.action, model::Action::Block | model::Action::Log)
-                && rule.protocol.is_none_or(|protocol| protocol == model::Protocol::UDP)
-        };
-        self.policy.defaults.ingress == model::DefaultVerdict::Allow || self.rules.iter().any(may)
+        of_rules.fold(at_call, |bits, of_rule| bits | of_rule)
     }
 
     fn metadata(&mut self, first_class: u32) -> Result<Metadata, CannotEnforce> {

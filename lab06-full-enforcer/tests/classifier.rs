@@ -201,9 +201,9 @@ fn compare_decisions(seed: u64) -> Seen {
     // Each is decided about at four hooks, and most at a socket, too.
     for _ in 0..DECISIONS_EACH / 4 {
         let frame = reference::frame(&mut dice);
-        for hook in Hook::OF_PACKETS
+        for hook in Hook::ALL
             .into_iter()
-            .filter(|hook| reference::is_asked(*hook, &frame))
+            .filter(|hook| !hook.is_of_calls() && reference::is_asked(*hook, &frame))
         {
             let interfaces = if dice.percent(10) {
                 reference::INTERFACES
@@ -370,7 +370,7 @@ fn compare_shape(shape: Shape, rules: usize, frames: usize) {
     let (mut by_rule, mut most) = (0, 0);
     for _ in 0..frames {
         let frame = shapes::frame(&policy, &mut dice);
-        for hook in Hook::OF_PACKETS {
+        for hook in Hook::ALL.into_iter().filter(|hook| !hook.is_of_calls()) {
             let case = Case { hook, ..TC };
             let decided = by_tables(&compiled, &mut inspection, &frame, case);
             assert_eq!(

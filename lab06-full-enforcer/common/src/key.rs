@@ -79,15 +79,6 @@ impl Hook {
         Self::SendMsg6,
     ];
 
-    /// Those that see packets.
-    pub const OF_PACKETS: [Self; 5] = [
-        Self::TcIngress,
-        Self::CgroupEgress,
-        Self::TcEgress,
-        Self::XdpIngress,
-        Self::CgroupIngress,
-    ];
-
     /// Whether it decides about every packet that it sees, and is not only asked whether one is blocked after all.
     pub const fn decides(self) -> bool {
         matches!(

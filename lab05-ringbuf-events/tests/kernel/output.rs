@@ -7,7 +7,7 @@ use testbed::{Cgroup, Result, Running, Terminal, traffic::Server};
 
 use crate::{
     actor,
-    lab::{Lab, PATIENCE, assert_balanced, cable, in_host},
+    lab::{Lab, PATIENCE, assert_balanced, cable, end_if_left_out, in_host},
 };
 
 testbed::listed_tests![
@@ -241,7 +241,10 @@ fn on_a_terminal_of_100_columns_every_event_is_one_coloured_line_with_all_its_wo
     let running = Running::start(command)?;
     let pid = running.id();
     running.wait(PATIENCE)?;
-    terminal.wait_for("status 1", PATIENCE)?;
+    if let Err(error) = terminal.wait_for("status 1", PATIENCE) {
+        end_if_left_out();
+        return Err(error);
+    }
     terminal.type_in("\x03")?;
     let (_, shown) = terminal.wait(PATIENCE)?;
     assert!(

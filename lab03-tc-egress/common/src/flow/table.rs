@@ -293,7 +293,7 @@ const CLAIMED: u32 = 1 << 31;
 /// Takes a place in a bucket for a flow that is to be remembered until `expires_ns`: the one with its tag if there is
 /// one, a free one, or that of the flow that would be forgotten soonest. The place, or [`NOWHERE`].
 ///
-/// A tag is nearly always a flow's own. Whose place it was, the key says, which still stands there but for [`CLAIMED`]:
+/// A tag is nearly always a flow's own. Whose place it was, the key says, which still stands there but for `CLAIMED`:
 /// this compares none, as it may be a function of its own, which could not be given that many arguments.
 #[inline(always)]
 pub fn claim_in<B: Buckets>(buckets: &B, place: Place, expires_ns: u64, now_ns: u64) -> u32 {

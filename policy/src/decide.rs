@@ -251,7 +251,7 @@ impl Decision {
 /// that lets it pass, [`decide_at_socket`].
 pub fn decide(policy: &Policy, packet: &Packet, flow: &Flow, identity: &Identity) -> Decision {
     let decision = decide_at_hook(policy, packet, flow, identity);
-    if packet.direction == Direction::Egress || !decision.lets_pass() || decision.by == DecidedBy::Essential {
+    if !decision.lets_pass() || decision.by == DecidedBy::Essential {
         return decision;
     }
     match decide_at_socket(policy, packet, flow, identity) {
@@ -288,8 +288,11 @@ pub fn decide_at_hook(policy: &Policy, packet: &Packet, flow: &Flow, identity: &
 }
 
 /// What `cgroup_skb` ingress says: it looks only for `block` in rules that name a cgroup, a user or a group. `None` if
-/// there is no such rule for the packet.
+/// there is no such rule for the packet, and for what goes out, which it does not see.
 pub fn decide_at_socket(policy: &Policy, packet: &Packet, flow: &Flow, identity: &Identity) -> Option<Decision> {
+    if packet.direction == Direction::Egress {
+        return None;
+    }
     let essential = essential(policy, packet, flow);
     policy
         .order()

@@ -366,6 +366,18 @@ fn users_and_groups_are_numbers_and_ranges_and_what_is_unknown_matches_nothing()
 }
 
 #[test]
+fn what_goes_out_is_decided_without_the_socket_hook() {
+    let policy = policy(
+        "rules: [{ name: all, action: allow },
+                 { name: not-batch, direction: egress, cgroup: batch.slice, action: block }]",
+    );
+    let identity = cgroup("batch.slice");
+    assert_eq!(decide_at_socket(&policy, &outgoing(), &Flow::New, &identity), None);
+    let decision = decide(&policy, &outgoing(), &Flow::New, &identity);
+    assert_eq!((decision.verdict, decision.rule_name(&policy)), (Allow, "all"));
+}
+
+#[test]
 fn on_ingress_the_wire_hook_ignores_identity_and_the_socket_looks_for_block_alone() {
     let policy = policy(
         "rules: [{ name: web, priority: 1, direction: ingress, destination_ports: 443, action: allow },

@@ -13,7 +13,7 @@ fn read_back(policy: &Policy, format: Format) -> Policy {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_policy_survives_every_format(policy in testing::policy(6)) {

@@ -109,7 +109,7 @@ fn an_editor_marks_what_the_reader_refuses() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_policy_is_as_the_schema_wants_it(policy in testing::policy(6)) {

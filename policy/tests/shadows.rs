@@ -4,7 +4,7 @@ use enforcer_policy::{DecidedBy, Format, NoFiles, decide_at_hook, decide_at_sock
 use proptest::prelude::*;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_rule_that_is_told_to_be_shadowed_decides_about_nothing(

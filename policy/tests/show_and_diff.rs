@@ -144,7 +144,7 @@ fn check_sums_up_in_a_line() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_policy_does_not_differ_from_itself(policy in testing::policy(8)) {

@@ -7,6 +7,7 @@ mod outcome;
 mod tally;
 
 use std::{
+    env,
     ffi::OsStr,
     fs,
     io::{BufRead as _, BufReader, Write, stdout},
@@ -42,6 +43,13 @@ pub const KERNEL: &str = "kernel";
 
 /// Asks tests for their long form: `testbed::harness::LONG`.
 const LONG: &str = "EBPF_LONG_TESTS";
+
+/// How many inputs a property test tries: 256 if unset.
+const CASES: &str = "PROPTEST_CASES";
+
+/// The number from which the property tests draw their inputs: another one each time if unset, and a test of one commit
+/// would fail by luck. So the ordinary tests have one that does not change; the long ones seek what those have missed.
+const SEED: &str = "PROPTEST_RNG_SEED";
 
 /// What to test.
 #[derive(Args)]
@@ -273,11 +281,13 @@ impl Session<'_> {
 
     /// What the tests are told.
     fn variables(&self) -> Vec<(&'static str, &'static OsStr)> {
+        let mut variables = Vec::new();
         if self.long {
-            vec![(LONG, OsStr::new("1"))]
-        } else {
-            Vec::new()
+            variables.extend([(LONG, OsStr::new("1")), (CASES, OsStr::new("25600"))]);
+        } else if env::var_os(SEED).is_none() {
+            variables.push((SEED, OsStr::new("1")));
         }
+        variables
     }
 
     fn run_on_kernel(&mut self, kernel_tests: &[&Executable]) -> Result<()> {

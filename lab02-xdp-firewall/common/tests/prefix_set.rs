@@ -234,8 +234,6 @@ fn any_prefix() -> impl Strategy<Value = Prefix> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-
     #[test]
     fn nested_adjacent_and_repeated_prefixes_agree_with_the_naive_answer(
         prefixes in proptest::collection::vec(any_prefix(), 0..60),

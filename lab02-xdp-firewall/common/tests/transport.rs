@@ -508,7 +508,7 @@ fn ports_lie_inside_the_payload_and_padding_changes_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(80 * ProptestConfig::default().cases))]
 
     #[test]
     fn any_bytes_behind_an_ip_header_are_read_as_the_standards_say(

@@ -8,6 +8,7 @@ use enforcer_policy::{
     text,
 };
 use lab01_count_packets_common::headers::Address;
+use lab04_cgroup_policy_common::destination::Destination;
 use lab06_full_enforcer_common::{
     classify::{self, Classifier},
     control::Mode,
@@ -21,6 +22,7 @@ use serde::Serialize;
 use crate::{
     api::HookStatus,
     compile::{self, Compiled},
+    local::namespace_cookie,
     names::ImaginedSocket,
 };
 
@@ -64,6 +66,9 @@ pub struct Explanation {
     pub rule: String,
     /// Where it is decided: a hook, or two with `or` between them, or `none`.
     pub hook: String,
+    /// Whether there is never such a packet, for the call of `connect` is refused that would have it sent. Only of TCP, and
+    /// with no regard to which destinations are the host's own, where no call is refused.
+    pub connect_is_refused: bool,
     /// `rule` or `default`, or which of the essentials it is; `flow` for a rule that matches the packet that began the flow,
     /// `reverse_orientation` if the packet would pass the other way round.
     pub reason: String,
@@ -149,6 +154,8 @@ pub fn explain(compiled: &Compiled, query: &Query, in_force: Option<&InForce>) -
         (reason, _) => reason.name().to_owned(),
     };
     let blocks = decision.blocks != 0;
+    let connect_is_refused =
+        blocks && mode == Mode::Block && !is_loopback && connect_is_refused(&classifier, query, &key, in_force);
     Explanation {
         verdict: match decision.rule.action {
             action if action == Action::RateLimit as u8 => "rate_limit",
@@ -160,6 +167,7 @@ pub fn explain(compiled: &Compiled, query: &Query, in_force: Option<&InForce>) -
             reason => reason.name().to_owned(),
         },
         hook,
+        connect_is_refused,
         reason,
         mode: mode.name(),
         outcome: match (blocks, mode) {
@@ -214,6 +222,32 @@ fn decide_by_state(
             }
         }
     }
+}
+
+/// Whether `connect` is refused there, by an enforcer on this kernel.
+fn connect_is_refused(
+    classifier: &Classifier<'_, Compiled>,
+    query: &Query,
+    key: &Key,
+    in_force: Option<&InForce>,
+) -> bool {
+    let hook = match key.ip_version {
+        4 => Hook::Connect4,
+        _ => Hook::Connect6,
+    };
+    let destination = Destination {
+        address: key.destination,
+        port: key.upper.destination_port,
+        ip_version: key.ip_version,
+        protocol: key.upper.protocol,
+        ..Destination::default()
+    };
+    query.direction == Direction::Egress
+        && query.protocol == Protocol::TCP
+        && query.state == State::New
+        && namespace_cookie().is_ok()
+        && in_force.is_none_or(|in_force| in_force.is_attached(hook, query))
+        && classifier.refuses(&destination).is_some()
 }
 
 /// The rules that only count it and come before, in the order of matching.

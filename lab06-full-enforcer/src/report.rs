@@ -271,6 +271,9 @@ pub fn explanation(explanation: &Explanation) -> Vec<String> {
             hook => format!("decided at {hook}"),
         },
     ];
+    if explanation.connect_is_refused {
+        lines.push("connect is refused at once, unless the destination is this host's own".to_owned());
+    }
     if !explanation.logged_by.is_empty() {
         lines.push(format!("counted before by {}", explanation.logged_by.join(", ")));
     }

@@ -49,6 +49,19 @@ fn refuses_calls() -> bool {
     refuses
 }
 
+/// Whether the enforcer says of a connection from here that it is refused as a call.
+fn is_explained_as_refused(lab: &Lab, destination: &str, port: &str) -> bool {
+    let source = if destination.contains(':') {
+        "2001:db8::1"
+    } else {
+        "192.0.2.1"
+    };
+    let packet = ["--src", source, "--dst", destination, "--proto", "tcp", "--dport", port];
+    let explain = ["policy", "explain", "--direction", "egress", "--json"];
+    let told = lab.json(&[&explain[..], &packet].concat());
+    told["connect_is_refused"].as_bool().unwrap()
+}
+
 /// What a connection that is blocked comes to.
 fn blocked() -> &'static str {
     if refuses_calls() { "denied" } else { "no answer" }
@@ -79,6 +92,16 @@ fn a_call_whose_packets_would_be_blocked_is_refused_at_once() {
         told,
         ["connected", "connected", no, no, no, no, "denied", "denied", "denied"]
     );
+    // `explain` has said so.
+    for (destination, port, is_refused) in [
+        (v4.to_string(), "7", false),
+        (v4.to_string(), "80", true),
+        (v6.to_string(), "80", true),
+        (v4.to_string(), "23", true),
+    ] {
+        let is_refused = is_refused && refuses_calls();
+        assert_eq!(is_explained_as_refused(&lab, &destination, port), is_refused, "{port}");
+    }
     if !refuses_calls() {
         return;
     }
@@ -123,6 +146,10 @@ fn what_depends_on_more_than_the_destination_is_decided_by_its_packets() {
         let outcome = if rule.contains("observe") { NOBODY } else { "no answer" };
         assert_eq!(told, [outcome], "{rule}");
         assert_eq!(lab.counted_at("connect4", "default"), before, "{rule}");
+        assert!(
+            !is_explained_as_refused(&lab, &lab.client.ipv4.to_string(), "80"),
+            "{rule}"
+        );
     }
     assert!(lab.counted_at("cgroup-egress", "default")[2] > 0);
     // What blocks by more than the destination comes after, and is not asked.
@@ -222,8 +249,10 @@ fn in_observe_mode_and_without_the_hooks_no_call_is_refused() {
         let told = order(&lab.server.host, &lab.cgroup, goal());
         assert_eq!(told, [NOBODY]);
         assert!(lab.counted_at("cgroup-egress", "default")[1] > 0);
+        assert!(!is_explained_as_refused(&lab, &lab.client.ipv4.to_string(), "80"));
     }
     let _enforcer = lab.enforce(&policy, &AT_CGROUP);
+    assert!(!is_explained_as_refused(&lab, &lab.client.ipv4.to_string(), "80"));
     assert_eq!(order(&lab.server.host, &lab.cgroup, goal()), ["no answer"]);
     let status = lab.json(&["status", "--json"]);
     let hooks = status["hooks"].as_array().unwrap();

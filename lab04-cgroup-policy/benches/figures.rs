@@ -218,19 +218,13 @@ impl Network {
         Ok(loaded)
     }
 
-    /// A socket that was born in a cgroup of its own, to which it belongs wherever this process is.
+    /// A socket in a cgroup of its own, with what `attach` attaches there.
     fn place(&self, name: &str, attach: impl FnOnce(&Cgroup) -> Result<Vec<CgroupLink>>) -> Result<Place> {
-        let (home, cgroup) = (Cgroup::new("home")?, Cgroup::new("place")?);
-        let links = attach(&cgroup)?;
-        cgroup.adopt(std::process::id())?;
-        let socket = self.client.run(|| UdpSocket::bind(("0.0.0.0", 0)));
-        // Back out, or the cgroup could not be removed; this one stays as long as the process does.
-        home.adopt(std::process::id())?;
-        std::mem::forget(home);
+        let cgroup = Cgroup::new("place")?;
         Ok(Place {
             name: name.to_owned(),
-            socket: socket.context("a socket cannot be opened")?,
-            _links: links,
+            _links: attach(&cgroup)?,
+            socket: cgroup.udp_socket(&self.client)?,
             _cgroup: cgroup,
         })
     }

@@ -6,7 +6,7 @@ use std::{
     io::{self, Write as _},
     net::UdpSocket,
     os::{
-        fd::AsRawFd as _,
+        fd::{AsRawFd as _, OwnedFd},
         unix::{fs::MetadataExt as _, net::UnixStream, process::CommandExt as _},
     },
     path::{Path, PathBuf},
@@ -97,9 +97,21 @@ impl Cgroup {
         Ok(())
     }
 
-    /// A UDP socket on any port of `host`'s, made by a process in this cgroup: the kernel decides by who made a socket, not
-    /// by who sends.
+    /// A UDP socket of IPv4 in `host`, bound to no port yet and born in this cgroup: to which a socket belongs is decided by
+    /// who made it, and neither by who sends nor by where that one goes later.
     pub fn udp_socket(&self, host: &Host) -> Result<UdpSocket> {
+        self.socket(host, libc::SOCK_DGRAM).map(UdpSocket::from)
+    }
+
+    /// A TCP socket of IPv4 in `host`, neither bound nor connected yet, and born in this cgroup as a
+    /// [UDP socket](Cgroup::udp_socket) is. If it becomes a listener, the connections that it accepts belong to this cgroup,
+    /// too.
+    pub fn tcp_socket(&self, host: &Host) -> Result<OwnedFd> {
+        self.socket(host, libc::SOCK_STREAM)
+    }
+
+    /// A socket of this type that is made by a process in this cgroup, and handed over.
+    fn socket(&self, host: &Host, kind: libc::c_int) -> Result<OwnedFd> {
         let explain = |error| Error::system(format!("making a socket in the cgroup {}", self.path.display()), error);
         let (ours, theirs) = UnixStream::pair().map_err(explain)?;
         // What the program is does not matter: it is over before it begins.
@@ -107,7 +119,7 @@ impl Cgroup {
         // SAFETY: between fork and exec three system calls are made, and nothing is allocated.
         unsafe {
             command.pre_exec(move || {
-                let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+                let fd = libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, 0);
                 if fd < 0 {
                     return Err(io::Error::last_os_error());
                 }
@@ -117,17 +129,7 @@ impl Cgroup {
         let status = command.status().map_err(explain)?;
         // The command holds the other end, and nothing would come from it any more.
         drop(command);
-        match descriptor::receive(ours.as_raw_fd()) {
-            Ok(fd) => Ok(UdpSocket::from(fd)),
-            Err(error) => Err(explain(io::Error::other(format!("{error} ({status})")))),
-        }
-    }
-
-    /// Moves a running process into this cgroup.
-    pub fn adopt(&self, process: u32) -> Result<()> {
-        self.processes()?
-            .write_all(process.to_string().as_bytes())
-            .map_err(|error| Error::system(format!("moving process {process} to {}", self.path.display()), error))
+        descriptor::receive(ours.as_raw_fd()).map_err(|error| explain(io::Error::other(format!("{error} ({status})"))))
     }
 
     fn processes(&self) -> Result<File> {

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    net::{SocketAddrV4, UdpSocket},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
@@ -18,7 +18,7 @@ use lab04_cgroup_policy::{
 };
 use nix::{
     errno::Errno,
-    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket},
+    sys::socket::{SockaddrIn, connect},
 };
 use testbed::{
     Cgroup, Error, Host,
@@ -47,20 +47,15 @@ pub fn sends(rounds: u8) -> Result<Figures> {
     let _sink = server
         .run(|| UdpSocket::bind(target))
         .context("the sink cannot be opened")?;
-    let connected = || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect(target)?;
+    let connected = |cgroup: &Cgroup| {
+        let socket = cgroup.udp_socket(&client)?;
+        socket.connect(target).context("a socket cannot be connected")?;
         Ok(socket)
     };
-    let bare = Place::new("no program", None, &client, connected)?;
+    let bare = Place::new("no program", None, connected)?;
     let empty = empty_program(ProgramType::CgroupSkb)?;
     let at_egress = (empty.as_fd(), Hook::Egress);
-    let mut places = vec![Place::new(
-        "an empty program at egress",
-        Some(at_egress),
-        &client,
-        connected,
-    )?];
+    let mut places = vec![Place::new("an empty program at egress", Some(at_egress), connected)?];
     let mut programs = Vec::new();
     for (rules, flows) in CASES {
         let mut policy = shapes::policy(Shape::Acl, rules, &mut Dice::new(6));
@@ -72,7 +67,7 @@ pub fn sends(rounds: u8) -> Result<Figures> {
             name.push_str(", without flows");
         }
         let at_egress = (loaded.egress(), Hook::Egress);
-        places.push(Place::new(&name, Some(at_egress), &client, connected)?);
+        places.push(Place::new(&name, Some(at_egress), connected)?);
         programs.push(loaded);
     }
     let send = |socket: &UdpSocket| socket.send(&[0; 18]).map(drop);
@@ -89,20 +84,17 @@ pub fn connects(rounds: u8) -> Result<Figures> {
     const CASES: [usize; 3] = [10, 1_000, 100_000];
 
     let client = Host::new("client")?;
-    let unconnected = || {
-        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        Ok(socket)
-    };
-    let bare = Place::new("no program", None, &client, unconnected)?;
+    let unconnected = |cgroup: &Cgroup| Ok(cgroup.tcp_socket(&client)?);
+    let bare = Place::new("no program", None, unconnected)?;
     let empty = empty_program(ProgramType::CgroupConnect4)?;
     let at_connect = (empty.as_fd(), Hook::Connect4);
-    let mut places = vec![Place::new("an empty program", Some(at_connect), &client, unconnected)?];
+    let mut places = vec![Place::new("an empty program", Some(at_connect), unconnected)?];
     let mut programs = Vec::new();
     for rules in CASES {
         let loaded = Loaded::with(&about_calls(rules))?;
         ensure!(loaded.refuses_calls(), "{rules} rules are not asked about calls");
         let at_connect = (loaded.connect4(), Hook::Connect4);
-        places.push(Place::new(&named(rules), Some(at_connect), &client, unconnected)?);
+        places.push(Place::new(&named(rules), Some(at_connect), unconnected)?);
         programs.push(loaded);
     }
     let nowhere = SockaddrIn::new(198, 18, 0, 1, 443);
@@ -146,15 +138,13 @@ fn rows<'a, S: Sync>(places: &'a [Place<S>], bare: &'a Place<S>, call: &'a Call<
     places.iter().map(row).collect()
 }
 
-impl<S: Send + Sync> Place<S> {
-    /// With a socket that is born there, to which it then belongs wherever this process is.
+impl<S: Sync> Place<S> {
     fn new(
         name: &str,
         program: Option<(BorrowedFd<'_>, Hook)>,
-        client: &Host,
-        open: impl FnOnce() -> io::Result<S> + Send,
+        open: impl FnOnce(&Cgroup) -> Result<S>,
     ) -> Result<Self> {
-        let (home, cgroup) = (Cgroup::new("home")?, Cgroup::new("place")?);
+        let cgroup = Cgroup::new("place")?;
         let link = match program {
             None => None,
             Some((program, hook)) => {
@@ -162,21 +152,14 @@ impl<S: Send + Sync> Place<S> {
                 Some(CgroupLink::attach(program, &opened, hook)?)
             }
         };
-        cgroup.adopt(std::process::id())?;
-        let socket = client.run(open);
-        // Back out, or the cgroup could not be removed; this one stays as long as the process does.
-        home.adopt(std::process::id())?;
-        std::mem::forget(home);
         Ok(Self {
             name: name.to_owned(),
-            socket: socket.context("a socket cannot be opened")?,
+            socket: open(&cgroup)?,
             _link: link,
             _cgroup: cgroup,
         })
     }
-}
 
-impl<S: Sync> Place<S> {
     /// Nanoseconds a call.
     fn time(&self, call: &Call<'_, S>) -> testbed::Result<u32> {
         quartile_ns(CALLS, || {

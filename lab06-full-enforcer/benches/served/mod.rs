@@ -6,6 +6,7 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
     path::Path,
     thread,
 };
@@ -20,6 +21,7 @@ use lab04_cgroup_policy::{
     attach::{CgroupLink, Hook},
     cgroup::Hierarchy,
 };
+use nix::sys::socket::{Backlog, SockaddrIn, bind, listen};
 use testbed::{
     Cgroup, Error, Host, Link,
     bpf::attach_tcx,
@@ -96,15 +98,9 @@ impl Site {
     fn build() -> Result<Self> {
         let (client, server) = (Host::new("client")?, Host::new("server")?);
         let link = client.join(&server)?;
-        let (home, cgroup) = (Cgroup::new("home")?, Cgroup::new("served")?);
+        let cgroup = Cgroup::new("served")?;
         let opened = Hierarchy::find()?.open(cgroup.path())?;
-        // Sockets belong to the cgroup that they were born in, and accepted ones to that of their listener.
-        cgroup.adopt(std::process::id())?;
-        let listener = server.run(|| TcpListener::bind(("0.0.0.0", PORT)));
-        // Back out, or the cgroup could not be removed; this one stays as long as the process does.
-        home.adopt(std::process::id())?;
-        std::mem::forget(home);
-        let listener = listener.context("the server's socket cannot be opened")?;
+        let listener = listener(&cgroup, &server)?;
         // It ends with the process.
         thread::spawn(move || serve(&listener));
         let site = Self {
@@ -155,6 +151,14 @@ impl Site {
         }
         Ok(body.len())
     }
+}
+
+/// What accepts connections in this cgroup.
+fn listener(cgroup: &Cgroup, server: &Host) -> Result<TcpListener> {
+    let socket = cgroup.tcp_socket(server)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, PORT)).context("the server's socket cannot be bound")?;
+    listen(&socket, Backlog::MAXCONN).context("the server cannot listen")?;
+    Ok(TcpListener::from(socket))
 }
 
 /// Answers one connection after the other.

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use enforcer_policy::{
     Policy,
-    model::{Action, Address, DefaultVerdict, Mode, Prefix, Rule, Set},
+    model::{Action, Address, Mode, Prefix, Rule, Set},
 };
 use testbed::{
     Error, Host, Link, Result,
@@ -148,7 +148,6 @@ pub fn prefixes(count: usize) -> Vec<Prefix> {
 pub fn blocking(prefixes: Vec<Prefix>) -> Policy {
     let mut policy = Policy::allow_all("list");
     policy.mode = Mode::Block;
-    policy.defaults.ingress = DefaultVerdict::Allow;
     let set = Set {
         prefixes,
         ..Set::default()

@@ -2,13 +2,13 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf,
-    programs::{CgroupSkb, CgroupSockAddr, ProgramFd, SchedClassifier, Xdp},
+    programs::{CgroupSkb, CgroupSockAddr, Program, ProgramError, ProgramFd, SchedClassifier, Xdp},
 };
 use enforcer_policy::Policy;
-use lab01_count_packets::load;
+use lab01_count_packets::load::explain_program;
 use lab06_full_enforcer::{
     api::FlowEvents,
     compile::{Capacities, compile},
@@ -124,34 +124,23 @@ impl Programs {
     /// Brings them there.
     pub fn load(ebpf: &mut Ebpf) -> Result<Self> {
         Ok(Self {
-            xdp: {
-                let program: &mut Xdp = load::program(ebpf, "enforce_xdp", "XDP")?;
-                let loaded = program.load();
-                loaded.map_err(|error| load::explain_program("enforce_xdp", error))?;
-                program.fd()?.try_clone()?
-            },
-            ingress: load_tc(ebpf, "enforce_ingress")?,
-            leaving: load_tc(ebpf, "enforce_leaving")?,
-            egress: load_cgroup_skb(ebpf, "enforce_egress")?,
-            socket: load_cgroup_skb(ebpf, "enforce_socket")?,
-            connect4: {
-                let program: &mut CgroupSockAddr = load::program(ebpf, "enforce_connect4", "cgroup_sock_addr")?;
-                let loaded = program.load();
-                loaded.map_err(|error| load::explain_program("enforce_connect4", error))?;
-                program.fd()?.try_clone()?
-            },
+            xdp: bring(ebpf, "enforce_xdp", Xdp::load)?,
+            ingress: bring(ebpf, "enforce_ingress", SchedClassifier::load)?,
+            leaving: bring(ebpf, "enforce_leaving", SchedClassifier::load)?,
+            egress: bring(ebpf, "enforce_egress", CgroupSkb::load)?,
+            socket: bring(ebpf, "enforce_socket", CgroupSkb::load)?,
+            connect4: bring(ebpf, "enforce_connect4", CgroupSockAddr::load)?,
         })
     }
 }
 
-fn load_tc(ebpf: &mut Ebpf, name: &'static str) -> Result<ProgramFd> {
-    let program: &mut SchedClassifier = load::program(ebpf, name, "TC")?;
-    program.load().map_err(|error| load::explain_program(name, error))?;
-    Ok(program.fd()?.try_clone()?)
-}
-
-fn load_cgroup_skb(ebpf: &mut Ebpf, name: &'static str) -> Result<ProgramFd> {
-    let program: &mut CgroupSkb = load::program(ebpf, name, "cgroup_skb")?;
-    program.load().map_err(|error| load::explain_program(name, error))?;
+/// Brings a program into the kernel by its type's own `load`; its descriptor.
+fn bring<P>(ebpf: &mut Ebpf, name: &str, load: impl FnOnce(&mut P) -> Result<(), ProgramError>) -> Result<ProgramFd>
+where
+    for<'a> &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = ebpf.program_mut(name);
+    let program = program.with_context(|| format!("the eBPF object has no program {name}"))?;
+    load((&mut *program).try_into()?).map_err(|error| explain_program(name, error))?;
     Ok(program.fd()?.try_clone()?)
 }

@@ -35,7 +35,7 @@ struct Arguments {
     #[command(flatten)]
     shown: figures::Options,
 
-    /// Measure test runs only, which say something on a busy machine, too.
+    /// Measure test runs only: neither what goes through a whole network stack, nor applying a policy.
     #[arg(long)]
     test_runs: bool,
 }
@@ -52,15 +52,15 @@ fn run(options: &Arguments) -> Result<()> {
         fs::write(&file, plot::drawing(&in_test_runs.curves))
             .with_context(|| format!("{} cannot be written", file.display()))?;
     }
-    let on_an_idle_machine = if options.test_runs {
+    let beyond_test_runs = if options.test_runs {
         None
     } else {
-        Some(OnAnIdleMachine::measure(rounds)?)
+        Some(BeyondTestRuns::measure(rounds)?)
     };
     let mut aims = Aims::default();
     in_test_runs.aims(&mut aims);
     let mut tables = in_test_runs.tables();
-    if let Some(measured) = &on_an_idle_machine {
+    if let Some(measured) = &beyond_test_runs {
         measured.aims(&mut aims);
         tables.extend(measured.tables());
     }
@@ -139,8 +139,10 @@ impl InTestRuns {
     }
 }
 
-/// What is only right if nobody else uses the machine.
-struct OnAnIdleMachine {
+/// What no test run shows: what goes through a whole network stack, in batches that bear a busy machine (see [`timed`]), and
+/// applying.
+struct BeyondTestRuns {
+    /// Right only if nobody else uses the machine.
     applying: applying::Applying,
     dropped: Figures,
     accepted: Figures,
@@ -150,7 +152,7 @@ struct OnAnIdleMachine {
     served: Figures,
 }
 
-impl OnAnIdleMachine {
+impl BeyondTestRuns {
     fn measure(rounds: u8) -> Result<Self> {
         let [dropped, accepted, sent] = road::measure(rounds)?;
         Ok(Self {

@@ -16,10 +16,10 @@ use crate::{
     Error, Result,
     before::{self, CONTEXT, R0, R1, R2, R3, R4},
     bpf::{self, Instruction, ProgramType, TestOutcome, TestRun},
-    packets,
+    packets::{self, Packet},
 };
 
-/// The TCP ports of [`shake_hands`], of each client and of the server.
+/// The TCP ports of [`shake_hands`] and [`Strangers`], of each client and of the server.
 pub const PORTS: (u16, u16) = (1000, 443);
 
 /// Has `count` clients, `first` and the ones behind it, open a connection each to `server`, which `ingress` and `egress`
@@ -35,10 +35,12 @@ pub fn shake_hands(
     let inwards = Walk::from(first, Differs::Source)?.in_context(context);
     let outwards = Walk::from(first, Differs::Destination)?.in_context(context);
     let (client_port, server_port) = PORTS;
-    let from_client = || packets::ethernet().ipv4(first, server).tcp(client_port, server_port);
-    let from_server = || packets::ethernet().ipv4(server, first).tcp(server_port, client_port);
-    let (syn, ack) = (from_client().syn().build(), from_client().ack().build());
-    let answer = from_server().syn().ack().build();
+    let from_server = packets::ethernet().ipv4(server, first).tcp(server_port, client_port);
+    let (syn, ack) = (
+        to_server(first, server).syn().build(),
+        to_server(first, server).ack().build(),
+    );
+    let answer = from_server.syn().ack().build();
     for begin in (0..count).step_by(1000) {
         let numbers = begin..count.min(begin + 1000);
         inwards.run(ingress, &syn, numbers.clone())?;
@@ -46,6 +48,47 @@ pub fn shake_hands(
         inwards.run(ingress, &ack, numbers)?;
     }
     Ok(())
+}
+
+/// Clients of whom each begins a flow by a SYN, and sends nothing more: another one each time.
+#[derive(Debug)]
+pub struct Strangers {
+    walk: Walk,
+    syn: Vec<u8>,
+    next: Cell<u32>,
+}
+
+impl Strangers {
+    /// How many there are before the first one comes again: more than a table of half-open flows remembers.
+    const ALL: u32 = 1 << 20;
+
+    /// `first` and the ones behind it, who want to connect to `server`.
+    pub fn from(first: Ipv4Addr, server: Ipv4Addr) -> Result<Self> {
+        Ok(Self {
+            walk: Walk::from(first, Differs::Source)?,
+            syn: to_server(first, server).syn().build(),
+            next: Cell::new(0),
+        })
+    }
+
+    /// In this context: see [`TestRun`].
+    #[must_use]
+    pub fn in_context(mut self, context: &[u8]) -> Self {
+        self.walk = self.walk.in_context(context);
+        self
+    }
+
+    /// Runs `program` once for each of the next `count` strangers, of whom there are a million.
+    pub fn run(&self, program: BorrowedFd<'_>, count: u32) -> Result<TestOutcome> {
+        let next = self.next.get();
+        let first = if next + count > Self::ALL { 0 } else { next };
+        self.next.set(first + count);
+        self.walk.run(program, &self.syn, first..first + count)
+    }
+}
+
+fn to_server(client: Ipv4Addr, server: Ipv4Addr) -> Packet {
+    packets::ethernet().ipv4(client, server).tcp(PORTS.0, PORTS.1)
 }
 
 /// Which address of an IPv4 packet differs from run to run.

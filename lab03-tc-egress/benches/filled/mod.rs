@@ -1,7 +1,6 @@
 //! The programs with a table that is full of established flows, and rows of what their packets cost.
 
 use std::{
-    cell::Cell,
     net::Ipv4Addr,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
@@ -21,7 +20,7 @@ use testbed::{
     bpf::{TestRun, test_run},
     figures::Row,
     packets::{self, Packet},
-    walk::{Differs, Draw, PORTS, Walk, shake_hands},
+    walk::{Differs, Draw, PORTS, Strangers, shake_hands},
 };
 
 /// How often a program runs in a round.
@@ -31,16 +30,13 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The first client with an established flow, and the first of those who only send a SYN.
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 0);
 const STRANGERS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 0);
-/// How many strangers there are before the first comes again: more than a table of half-open flows remembers.
-const ALL_STRANGERS: u32 = 1 << 20;
 
 /// Both programs, with their table full.
 pub struct Filled {
     ingress: ProgramFd,
     egress: ProgramFd,
     clients: Draw,
-    strangers: Walk,
-    next_stranger: Cell<u32>,
+    strangers: Strangers,
     // Kept, as the programs' maps are.
     _tables: ProgramTables,
 }
@@ -66,8 +62,7 @@ impl Filled {
             ingress,
             egress,
             clients: Draw::from(CLIENTS, flows, Differs::Source)?,
-            strangers: Walk::from(STRANGERS, Differs::Source)?,
-            next_stranger: Cell::new(0),
+            strangers: Strangers::from(STRANGERS, SERVER)?,
             _tables: tables,
         };
         let both = [filled.ingress.as_fd(), filled.egress.as_fd()];
@@ -80,21 +75,9 @@ impl Filled {
             statistics.fill.established
         );
         // Twice as many as have places, so that each new one takes the place of another one.
-        filled.next_strangers(4 * half_open_flows(flows))?;
+        let half_open = 4 * half_open_flows(flows);
+        filled.strangers.run(filled.ingress.as_fd(), half_open)?;
         Ok(filled)
-    }
-
-    /// So many strangers more send a SYN.
-    fn next_strangers(&self, count: u32) -> testbed::Result<u32> {
-        self.strangers_meet(self.ingress.as_fd(), count)
-    }
-
-    fn strangers_meet(&self, program: BorrowedFd<'_>, count: u32) -> testbed::Result<u32> {
-        let first = self.next_stranger.get();
-        let first = if first + count > ALL_STRANGERS { 0 } else { first };
-        self.next_stranger.set(first + count);
-        let syn = inwards_from(STRANGERS).syn().build();
-        Ok(self.strangers.run(program, &syn, first..first + count)?.duration_ns)
     }
 
     /// What one client sends, again and again.
@@ -123,10 +106,11 @@ impl Filled {
 
     /// What somebody else sends each time, a SYN, which begins a flow.
     pub fn begun<'a>(&'a self, name: &str, empty: &'a OwnedFd) -> Row<'a> {
+        let measure = |program: BorrowedFd<'_>| Ok(self.strangers.run(program, RUNS)?.duration_ns);
         Row::new(
             name,
-            move || self.strangers_meet(empty.as_fd(), RUNS),
-            move || self.next_strangers(RUNS),
+            move || measure(empty.as_fd()),
+            move || measure(self.ingress.as_fd()),
         )
     }
 

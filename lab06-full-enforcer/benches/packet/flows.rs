@@ -1,7 +1,6 @@
 //! What a packet costs whose flow is known, and one that begins a flow.
 
 use std::{
-    cell::Cell,
     net::Ipv4Addr,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
@@ -17,7 +16,7 @@ use testbed::{
     bpf::{ProgramType, empty_program},
     figures::{self, Figures, Row},
     packets::{self, Packet},
-    walk::{Differs, Draw, PORTS, Walk, shake_hands},
+    walk::{Differs, Draw, PORTS, Strangers, shake_hands},
 };
 
 use super::{RUNS, place, repeat, xdp_context};
@@ -38,8 +37,6 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The first client with an established flow, and the first of those who only send a SYN.
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 0);
 const STRANGERS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 0);
-/// How many strangers there are before the first one comes again: more than a table of half-open flows remembers.
-const ALL_STRANGERS: u32 = 1 << 20;
 
 /// The same flow's packet again and again, another flow's each time, and a new flow each time.
 pub fn by_flows(rounds: u8) -> Result<Figures> {
@@ -80,8 +77,7 @@ struct Filled {
     name: String,
     loaded: Loaded,
     clients: Draw,
-    strangers: Walk,
-    next_stranger: Cell<u32>,
+    strangers: Strangers,
 }
 
 impl Filled {
@@ -90,8 +86,7 @@ impl Filled {
             name: format!("acl, {} rules", grouped(rules as u64)),
             loaded: Loaded::following(FOLLOWED, &policy(rules))?,
             clients: Draw::from(CLIENTS, ESTABLISHED, Differs::Source)?.in_context(context),
-            strangers: Walk::from(STRANGERS, Differs::Source)?.in_context(context),
-            next_stranger: Cell::new(0),
+            strangers: Strangers::from(STRANGERS, SERVER)?.in_context(context),
         };
         let both = [filled.loaded.ingress(), filled.loaded.leaving()];
         shake_hands(both, context, CLIENTS, SERVER, ESTABLISHED)?;
@@ -102,7 +97,8 @@ impl Filled {
             events.established
         );
         // Twice as many as have places, so that each new one takes the place of another one.
-        filled.next_strangers(4 * half_open_flows(FOLLOWED))?;
+        let half_open = 4 * half_open_flows(FOLLOWED);
+        filled.strangers.run(filled.loaded.ingress(), half_open)?;
         Ok(filled)
     }
 
@@ -137,23 +133,12 @@ impl Filled {
 
     /// What somebody else sends each time, a SYN, which begins a flow.
     fn begun<'a>(&'a self, empty: &'a OwnedFd) -> Row<'a> {
+        let measure = move |program| Ok(self.strangers.run(program, RUNS)?.duration_ns);
         Row::new(
             format!("{}: a new flow each time", self.name),
-            move || self.strangers_meet(empty.as_fd(), RUNS),
-            move || self.next_strangers(RUNS),
+            move || measure(empty.as_fd()),
+            move || measure(self.loaded.ingress()),
         )
-    }
-
-    fn next_strangers(&self, count: u32) -> testbed::Result<u32> {
-        self.strangers_meet(self.loaded.ingress(), count)
-    }
-
-    fn strangers_meet(&self, program: BorrowedFd<'_>, count: u32) -> testbed::Result<u32> {
-        let first = self.next_stranger.get();
-        let first = if first + count > ALL_STRANGERS { 0 } else { first };
-        self.next_stranger.set(first + count);
-        let syn = inwards_from(STRANGERS).syn().build();
-        Ok(self.strangers.run(program, &syn, first..first + count)?.duration_ns)
     }
 }
 

@@ -215,7 +215,7 @@ fn the_options_that_leave_out_are_heard_and_what_they_leave_out_is_counted() -> 
         let lab = Lab::on(&client, &cgroup, &[&["--json"], options].concat());
         let (pid, finished) = actor::run(&client, &cgroup, &script, &[]);
         assert_eq!(finished.stdout.matches("connected").count(), CALLS, "{finished:?}");
-        lab.wait_for(&["\"exit\"", &format!("\"pid\":{pid}")]);
+        lab.wait_for_exit(pid);
         let told = lab.stop();
         let balance = assert_balanced(&told);
         let calls = &balance["by_reason"].as_array().unwrap()[..];

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::programs::loaded_programs;
+use lab05_ringbuf_events_common::process::Deed;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use testbed::{Cgroup, End, Finished, Host, LinkOptions, Result, Running, harness::unsupported};
@@ -59,19 +61,46 @@ impl Lab {
     /// Waits until it has printed a line in which all of `texts` stand.
     #[track_caller]
     pub fn wait_for(&self, texts: &[&str]) {
+        if !self.prints(texts) {
+            self.has_not_printed(texts);
+        }
+    }
+
+    /// As [`Lab::wait_for`], for a line about a deed, which the kernel may have told nobody of.
+    #[track_caller]
+    pub fn wait_for_deed(&self, deed: Deed, texts: &[&str]) {
+        if !self.prints(texts) {
+            end_if_left_out(deed);
+            self.has_not_printed(texts);
+        }
+    }
+
+    /// Waits until it has told, as JSON, that a process has ended.
+    #[track_caller]
+    pub fn wait_for_exit(&self, pid: u32) {
+        self.wait_for_deed(Deed::Exit, &["\"exit\"", &format!("\"pid\":{pid},")]);
+    }
+
+    /// Whether such a line is printed in time.
+    fn prints(&self, texts: &[&str]) -> bool {
         let start = Instant::now();
         let has = |line: &str| texts.iter().all(|text| line.contains(text));
         while !self.running.stdout().lines().any(has) {
             if start.elapsed() >= PATIENCE {
-                end_if_left_out();
-                panic!(
-                    "waited in vain for {texts:?}:\n{}{}",
-                    self.running.stdout(),
-                    self.running.stderr()
-                );
+                return false;
             }
             thread::sleep(Duration::from_millis(10));
         }
+        true
+    }
+
+    #[track_caller]
+    fn has_not_printed(&self, texts: &[&str]) -> ! {
+        panic!(
+            "waited in vain for {texts:?}:\n{}{}",
+            self.running.stdout(),
+            self.running.stderr()
+        );
     }
 
     /// Sends it a signal.
@@ -87,9 +116,11 @@ impl Lab {
     }
 }
 
-/// Ends a test that has waited in vain where the kernel has run no program, of those that this process has started, for
-/// what it waited for: see `Books::watch`.
-pub fn end_if_left_out() {
+/// Ends a test that has waited in vain to be told of a deed, if the kernel has left out the very program that tells of it, of
+/// those that processes started by this one hold: see `Books::watch`. What tells of other deeds, and of decisions, is no
+/// excuse.
+pub fn end_if_left_out(deed: Deed) {
+    let tellers = ids_of_programs(&format!("process_{}", deed.name()));
     let processes = procfs::process::all_processes().unwrap().flatten();
     let ours = processes.filter(|process| {
         process
@@ -99,15 +130,24 @@ pub fn end_if_left_out() {
     let descriptors = ours
         .filter_map(|process| fs::read_dir(format!("/proc/{}/fdinfo", process.pid)).ok())
         .flatten();
-    let infos = descriptors.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
-    let left_out = infos.filter_map(|info| {
-        let line = info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
-        line.trim().parse::<u64>().ok()
+    let mut infos = descriptors.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    let is_left_out = infos.any(|info| {
+        let number = |name| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().parse::<u64>().ok()
+        };
+        number("prog_id:").is_some_and(|id| tellers.contains(&id)) && number("recursion_misses:") > Some(0)
     });
-    let left_out: u64 = left_out.sum();
-    if left_out > 0 {
+    if is_left_out {
         unsupported("this kernel has run no program for what was waited for: its tracepoints can be interrupted");
     }
+}
+
+/// Of all programs in the kernel with this name.
+fn ids_of_programs(name: &str) -> Vec<u64> {
+    let programs = loaded_programs().filter_map(Result::ok);
+    let of_name = programs.filter(|program| program.name_as_str() == Some(name));
+    of_name.map(|program| program.id().into()).collect()
 }
 
 /// What the command has printed.

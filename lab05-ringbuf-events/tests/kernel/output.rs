@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
+use lab05_ringbuf_events_common::process::Deed;
 use serde_json::json;
 use testbed::{Cgroup, Result, Running, Terminal, traffic::Server};
 
@@ -84,7 +85,7 @@ fn only_processes_of_the_cgroup_and_of_those_below_it_are_told() -> Result {
     let (of_other, _) = actor::run(&client, &beside, "exit:0", &[]);
     let (of_this, _) = actor::run(&client, &cgroup, "exit:0", &[]);
     let (of_below, _) = actor::run(&client, &below, "exit:0", &[]);
-    lab.wait_for(&["\"exit\"", &format!("\"pid\":{of_below}")]);
+    lab.wait_for_exit(of_below);
     let told = lab.stop();
     for kind in ["exec", "exit"] {
         let pids: Vec<u64> = told
@@ -124,7 +125,7 @@ fn only_a_process_and_those_that_come_from_it_are_told() -> Result {
     let this = std::process::id().to_string();
     let lab = Lab::on(&client, &cgroup, &["--json", "--pid", &this]);
     let (child, _) = actor::run(&client, &cgroup, &script, &[]);
-    lab.wait_for(&["\"exit\"", &format!("\"pid\":{child}")]);
+    lab.wait_for_exit(child);
     let told = lab.stop();
     assert_eq!(told.decisions(child).len(), 1, "{}", told.0);
     assert_eq!(told.one("exec", child)["ppid"], std::process::id());
@@ -184,7 +185,7 @@ fn lines_for_people_are_aligned_and_have_no_colours_in_a_pipe() -> Result {
         echo.port() ^ 1
     );
     let (pid, _) = actor::run(&client, &cgroup, &script, &["an argument"]);
-    lab.wait_for(&["status 1", &format!("[{pid}]")]);
+    lab.wait_for_deed(Deed::Exit, &["status 1", &format!("[{pid}]")]);
     let told = lab.stop();
     assert!(!told.0.contains('\x1b'), "{}", told.0);
     let who = format!("[{pid}]");
@@ -242,7 +243,7 @@ fn on_a_terminal_of_100_columns_every_event_is_one_coloured_line_with_all_its_wo
     let pid = running.id();
     running.wait(PATIENCE)?;
     if let Err(error) = terminal.wait_for("status 1", PATIENCE) {
-        end_if_left_out();
+        end_if_left_out(Deed::Exit);
         return Err(error);
     }
     terminal.type_in("\x03")?;

@@ -2,6 +2,7 @@
 
 use std::{fs, net::TcpListener, os::unix::fs::symlink};
 
+use lab05_ringbuf_events_common::process::Deed;
 use serde_json::{Value, json};
 use testbed::{Cgroup, End, Result, Running, traffic::Server};
 
@@ -55,7 +56,7 @@ fn a_process_that_starts_connects_is_denied_and_exits_is_told_line_by_line() -> 
         finished.stdout.contains(": connected") && finished.stdout.contains(": PermissionDenied"),
         "{finished:?}"
     );
-    lab.wait_for(&["\"exit\"", &format!("\"pid\":{pid}")]);
+    lab.wait_for_exit(pid);
     let told = lab.stop();
     assert_balanced(&told);
 
@@ -251,7 +252,7 @@ fn ipv6_addresses_and_ipv4_ones_written_as_such_are_blocked_like_others() -> Res
     let script = format!("tcp:{v4}:{port} tcp:[{v6}]:{port} tcp:[::ffff:{v4}]:{port}");
     let (pid, finished) = actor::run(&client, &cgroup, &script, &[]);
     assert_eq!(finished.stdout.matches("PermissionDenied").count(), 3, "{finished:?}");
-    lab.wait_for(&["\"exit\"", &format!("\"pid\":{pid}")]);
+    lab.wait_for_exit(pid);
     let told = lab.stop();
     let decisions = told.decisions(pid);
     assert_eq!(
@@ -276,7 +277,7 @@ fn datagrams_of_unconnected_sockets_are_blocked_too() -> Result {
     let script = format!("udp:{}:{1} udp:[{2}]:{1}", server.ipv4, echo.port(), server.ipv6);
     let (pid, finished) = actor::run(&client, &cgroup, &script, &[]);
     assert_eq!(finished.stdout.matches("PermissionDenied").count(), 2, "{finished:?}");
-    lab.wait_for(&["\"exit\"", &format!("\"pid\":{pid}")]);
+    lab.wait_for_exit(pid);
     let told = lab.stop();
     assert_eq!(
         names(&told.decisions(pid)),
@@ -294,7 +295,7 @@ fn in_observe_mode_nothing_is_blocked_and_all_of_it_told() -> Result {
     let lab = Lab::on(&client, &cgroup, &["--json", "--observe", "--block-port", &port]);
     let (pid, finished) = actor::run(&client, &cgroup, &format!("tcp:{}:{}", server.ipv4, echo.port()), &[]);
     assert!(finished.stdout.contains("connected"), "{finished:?}");
-    lab.wait_for(&["\"exit\"", &format!("\"pid\":{pid}")]);
+    lab.wait_for_exit(pid);
     let decisions = lab.stop().decisions(pid);
     assert_eq!(
         names(&decisions[..2]),
@@ -326,7 +327,7 @@ fn by_default_block_only_what_is_allowed_passes() -> Result {
         finished.stdout.contains("connected") && finished.stdout.contains("PermissionDenied"),
         "{finished:?}"
     );
-    lab.wait_for(&["\"exit\"", &format!("\"pid\":{pid}")]);
+    lab.wait_for_exit(pid);
     let decisions = lab.stop().decisions(pid);
     let rules: Vec<&str> = decisions.iter().map(|line| line["rule"].as_str().unwrap()).collect();
     assert_eq!(rules, ["allow", "default"]);
@@ -397,7 +398,7 @@ fn arguments_longer_than_the_record_are_marked_as_cut() -> Result {
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let (of_long, _) = actor::run(&client, &cgroup, "exit:0", &[&long]);
     let (of_many, _) = actor::run(&client, &cgroup, "exit:0", &many);
-    lab.wait_for(&["\"exit\"", &format!("\"pid\":{of_many}")]);
+    lab.wait_for_exit(of_many);
     let told = lab.stop();
     let exec = told.one("exec", of_long);
     assert_eq!(exec["args_cut"], true);
@@ -420,7 +421,7 @@ fn a_path_that_was_given_as_a_relative_one_is_told_whole() -> Result {
     command.current_dir(folder.path()).env("LAB05_SCRIPT", "wait:300");
     let running = Running::start(command)?;
     let pid = running.id();
-    lab.wait_for(&["\"exec\"", &format!("\"pid\":{pid}")]);
+    lab.wait_for_deed(Deed::Exec, &["\"exec\"", &format!("\"pid\":{pid}")]);
     running.wait(PATIENCE)?;
     let exec = lab.stop().one("exec", pid);
     assert_eq!(exec["exe"], std::env::current_exe().unwrap().to_str().unwrap());
@@ -433,7 +434,7 @@ fn threads_are_told_on_demand_and_counted() -> Result {
     let cgroup = Cgroup::new("threads")?;
     let lab = Lab::on(&client, &cgroup, &["--json", "--threads"]);
     let (pid, _) = actor::run(&client, &cgroup, "threads:3 exit:0", &[]);
-    lab.wait_for(&["\"exit\"", &format!("\"tid\":{pid},")]);
+    lab.wait_for_deed(Deed::Exit, &["\"exit\"", &format!("\"tid\":{pid},")]);
     let told = lab.stop();
     let of = |kind: &str| {
         told.of_type(kind)
@@ -484,10 +485,10 @@ fn a_process_that_is_killed_is_told_so() -> Result {
     let lab = Lab::on(&client, &cgroup, &["--json"]);
     let running = Running::start(actor::command(&client, &cgroup, "wait:60000", &[]))?;
     let pid = running.id();
-    lab.wait_for(&["\"exec\"", &format!("\"pid\":{pid}")]);
+    lab.wait_for_deed(Deed::Exec, &["\"exec\"", &format!("\"pid\":{pid}")]);
     running.signal(nix::sys::signal::Signal::SIGTERM)?;
     running.wait(PATIENCE)?;
-    lab.wait_for(&["\"exit\"", &format!("\"pid\":{pid}")]);
+    lab.wait_for_exit(pid);
     assert_eq!(lab.stop().one("exit", pid)["end"], "killed by SIGTERM");
     Ok(())
 }

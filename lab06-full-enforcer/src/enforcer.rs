@@ -217,7 +217,8 @@ impl Enforcer {
         } else {
             None
         };
-        // If they cannot be read, calls are left alone, and the server says why.
+        // Before the first call is met; the server reads them again, once it listens for changes. If they cannot be read, calls
+        // are left alone, and the server says why.
         if let Some(local) = &mut local
             && let Ok(prefixes) = prefixes().await
         {

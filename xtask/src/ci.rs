@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsString,
+    fs,
     io::{self, BufRead as _, BufReader, IsTerminal as _, stdout},
     iter,
     process::{Command, ExitCode},
@@ -16,6 +17,7 @@ use crate::{
     cargo::{self, Package},
     fuzz, interrupt, setup, terminal,
     tools::MDBOOK,
+    vm,
     workspace::Workspace,
 };
 
@@ -26,9 +28,10 @@ pub struct Options {
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     fuzz_seconds: u64,
 
-    /// The kernels on which to run, in virtual machines, the tests that the table of kernels names.
-    #[arg(long, default_value = "5.10,6.12", value_name = "VERSION|all")]
-    kernels: String,
+    /// The kernels on which to run, in virtual machines, the tests that the table of kernels names. Without it, the oldest
+    /// one, and the newest long-term one of another series than this machine's.
+    #[arg(long, value_name = "VERSION|all")]
+    kernels: Option<String>,
 }
 
 /// A check: what it is called, and the command that makes it.
@@ -58,6 +61,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         failure: None,
     }];
 
+    let kernels = options.kernels.clone().unwrap_or_else(|| {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        vm::beside(&release).join(",")
+    });
     let mut checks = vec![
         formatting(workspace),
         lints(workspace),
@@ -69,13 +76,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         xtask(workspace, "the virtual machine", &["vagrant-test", "--quick"])?,
         xtask(
             workspace,
-            &format!("features on Linux {}", options.kernels),
-            &["test", "--features", "--kernel", &options.kernels],
+            &format!("features on Linux {kernels}"),
+            &["test", "--features", "--kernel", &kernels],
         )?,
         xtask(
             workspace,
-            &format!("verified instructions on Linux {}", options.kernels),
-            &["inspect", "--kernel", &options.kernels],
+            &format!("verified instructions on Linux {kernels}"),
+            &["inspect", "--kernel", &kernels],
         )?,
     ];
     if options.fuzz_seconds > 0 && !fuzz::targets(workspace.root())?.is_empty() {

@@ -33,7 +33,7 @@ use self::{
     qemu::{COMMAND_LINE, End, Limits, Machine, Qemu},
 };
 pub use self::{
-    kernel::{ALL as ALL_KERNELS, NEWEST},
+    kernel::{ALL as ALL_KERNELS, NEWEST, beside},
     processor::Processor,
     report::KernelReport,
 };

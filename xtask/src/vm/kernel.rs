@@ -22,6 +22,14 @@ pub const ALL: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", NEWEST];
 /// The newest kernel that Debian has.
 pub const NEWEST: &str = "newest";
 
+/// What is worth testing beside a kernel of this release: the oldest series, and the newest long-term one that is another.
+pub fn beside(release: &str) -> [&'static str; 2] {
+    let [oldest, long_term @ .., _] = ALL;
+    let own = series_of(release);
+    let newest = long_term.into_iter().rev().find(|series| Some(*series) != own);
+    [oldest, newest.unwrap_or(NEWEST)]
+}
+
 /// Where new kernels go, and stay for a while.
 const RECENT: Suite = Suite::main("trixie-backports");
 
@@ -344,6 +352,14 @@ mod tests {
 
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_newest_long_term_series_is_tested_unless_it_is_the_machines_own() {
+        assert_eq!(beside("6.12.94+deb13-amd64"), ["5.10", "6.18"]);
+        assert_eq!(beside("6.18.15+deb13-amd64"), ["5.10", "6.12"]);
+        assert_eq!(beside("7.1.0"), ["5.10", "6.18"]);
+        assert_eq!(beside(""), ["5.10", "6.18"]);
     }
 
     #[test]

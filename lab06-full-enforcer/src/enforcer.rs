@@ -42,7 +42,7 @@ use crate::{
     groups,
     ids::Ids,
     local::{LocalPrefixes, Prefixes, prefixes},
-    names::{CannotLookUp, Names},
+    names::{self, CannotLookUp, Names},
     object, orphans,
     sets::{self, Changes, Edit, SetError},
     tables::{KernelTables, TablesError, max_ids, with_cause},
@@ -197,7 +197,7 @@ impl Enforcer {
     pub async fn start(options: &Options, policy: Policy) -> Result<Self, EnforcerError> {
         let policy = sets::sort(policy);
         let mut divisions = Divisions::default();
-        let compiled = compile::compile_again(&policy, Names::on_this_host(&policy)?, &mut divisions)?;
+        let compiled = compile::compile_again(&policy, names::on_this_host(&policy)?, &mut divisions)?;
         let capacities = Capacities {
             flows: options.max_flows,
             ..Capacities::around(&compiled)
@@ -253,7 +253,7 @@ impl Enforcer {
         let changes = self.changes.carried_to(&mut policy);
         groups::check(&policy, self.keeps_groups)?;
         let mut divisions = Divisions::default();
-        let compiled = compile::compile_again(&policy, Names::on_this_host(&policy)?, &mut divisions)?;
+        let compiled = compile::compile_again(&policy, names::on_this_host(&policy)?, &mut divisions)?;
         self.capacities.hold(&compiled)?;
         let mut applied = Applied {
             policy: policy.name.clone(),
@@ -278,7 +278,7 @@ impl Enforcer {
     /// Puts the policy in force into force again if an interface or a cgroup that it names has come, gone or become
     /// another one; whether that was so. Mode and counters stay.
     pub fn refresh(&mut self) -> Result<bool, EnforcerError> {
-        let places = Names::on_this_host(self.policy())?;
+        let places = names::on_this_host(self.policy())?;
         if places == self.in_force.contents.places {
             return Ok(false);
         }

@@ -1,6 +1,6 @@
 //! The enforcer as a library.
 //!
-//! - [`compile`] translates a policy into tables, [`tables`] brings them into the kernel whole, [`names`] knows what
+//! - [`compile`] translates a policy into tables, [`tables`] brings them into the kernel whole, [`names`] looks up what
 //!   interfaces and cgroups are to the kernel,
 //! - [`enforcer`] loads, attaches, applies, switches and counts; [`object`] is what it loads, [`wire`] says which hook of an
 //!   interface decides about what comes in,
@@ -15,7 +15,6 @@
 
 pub mod api;
 pub mod client;
-pub mod compile;
 pub mod counters;
 pub mod enforcer;
 pub mod explain;
@@ -31,6 +30,8 @@ pub mod server;
 pub mod sets;
 pub mod tables;
 pub mod wire;
+
+pub use lab06_full_enforcer_compiler as compile;
 
 /// The enforcer's eBPF object, as `build.rs` compiled it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab06-full-enforcer"));

@@ -28,8 +28,7 @@ use lab06_full_enforcer::{
     compile::{self, Compiled, Cost},
     enforcer::{self, Enforcer},
     explain::{self, InForce, Query, WrittenProtocol},
-    names::Names,
-    report,
+    names, report,
     server::Server,
     wire::Wire,
 };
@@ -426,7 +425,7 @@ impl RunOptions {
 }
 
 fn dry_run(places: &enforcer::Options, policy: &Policy) -> Result<Vec<String>> {
-    let names = Names::on_this_host(policy)?;
+    let names = names::on_this_host(policy)?;
     let compiled = compile::compile_for(policy, names.clone())?;
     let mode = places.mode.unwrap_or(compiled.mode);
     let mut lines = vec![format!(

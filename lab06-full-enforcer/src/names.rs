@@ -1,27 +1,13 @@
-//! What interfaces and cgroups are called in a policy, and what the kernel knows them by.
+//! Looks up what a policy names on this host.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-};
+use std::{collections::BTreeSet, io};
 
-use enforcer_policy::{
-    decide,
-    model::{self, Policy},
-};
+use enforcer_policy::Policy;
 use lab01_count_packets::interface::Interface;
 use lab04_cgroup_policy::cgroup::{CgroupError, Hierarchy};
-use lab06_full_enforcer_common::key::{LOOPBACK, NO_GROUP, Socket};
+use lab06_full_enforcer_compiler::names::{CgroupId, cgroups, interfaces, level};
+pub use lab06_full_enforcer_compiler::names::{ImaginedSocket, Names};
 use thiserror::Error;
-
-/// The interfaces and cgroups that a policy names, as far as they are there.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names {
-    /// Their indices.
-    pub interfaces: BTreeMap<String, u32>,
-    /// By their paths below the root, as policies have them.
-    pub cgroups: BTreeMap<String, CgroupId>,
-}
 
 /// Why it cannot be said whether an interface or a cgroup is there. Each text names cause and mend.
 #[derive(Debug, Error)]
@@ -46,83 +32,37 @@ fn mend(cause: &io::Error) -> &'static str {
     }
 }
 
-/// What the kernel knows a cgroup by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CgroupId {
-    /// Its id, which a cgroup that is removed and made again does not get again.
-    pub id: u64,
-    /// How far it is below the root, whose level is 0.
-    pub level: u32,
-}
-
-impl Names {
-    /// Looks them up on this host. What is not there is left out; what cannot be looked up is an error.
-    pub fn on_this_host(policy: &Policy) -> Result<Self, CannotLookUp> {
-        let mut names = Self::default();
-        for name in interfaces(policy).collect::<BTreeSet<_>>() {
-            let found = Interface::look_up(name).map_err(|cause| CannotLookUp::Interface {
-                name: name.clone(),
-                cause,
-            })?;
-            names.interfaces.extend(found.map(|found| (found.name, found.index)));
-        }
-        let paths: BTreeSet<&String> = cgroups(policy).collect();
-        if paths.is_empty() {
-            return Ok(names);
-        }
-        // Asked twice a second: the hierarchy is looked for where a policy names a cgroup only.
-        let hierarchy = match Hierarchy::find() {
-            Err(CgroupError::NoCgroup2) => return Ok(names),
-            hierarchy => hierarchy?,
-        };
-        for path in paths {
-            match hierarchy.open(path.as_ref()) {
-                Ok(cgroup) => {
-                    let (id, level) = (cgroup.id(), level(path));
-                    names.cgroups.insert(path.clone(), CgroupId { id, level });
-                }
-                Err(CgroupError::Missing { .. } | CgroupError::Elsewhere { .. }) => {}
-                Err(CgroupError::Refused { cause, .. }) if is_gone(&cause) => {}
-                Err(error) => return Err(error.into()),
+/// Looks up on this host what a policy names. What is not there is left out; what cannot be looked up is an error.
+pub fn on_this_host(policy: &Policy) -> Result<Names, CannotLookUp> {
+    let mut names = Names::default();
+    for name in interfaces(policy).collect::<BTreeSet<_>>() {
+        let found = Interface::look_up(name).map_err(|cause| CannotLookUp::Interface {
+            name: name.clone(),
+            cause,
+        })?;
+        names.interfaces.extend(found.map(|found| (found.name, found.index)));
+    }
+    let paths: BTreeSet<&String> = cgroups(policy).collect();
+    if paths.is_empty() {
+        return Ok(names);
+    }
+    // Asked twice a second: the hierarchy is looked for where a policy names a cgroup only.
+    let hierarchy = match Hierarchy::find() {
+        Err(CgroupError::NoCgroup2) => return Ok(names),
+        hierarchy => hierarchy?,
+    };
+    for path in paths {
+        match hierarchy.open(path.as_ref()) {
+            Ok(cgroup) => {
+                let (id, level) = (cgroup.id(), level(path));
+                names.cgroups.insert(path.clone(), CgroupId { id, level });
             }
-        }
-        Ok(names)
-    }
-
-    /// As if all of them were there, for those who ask about a policy and not about a host.
-    pub fn imagined(policy: &Policy) -> Self {
-        let names: BTreeSet<&String> = interfaces(policy).collect();
-        let index = |name: &str, number| if name == decide::LOOPBACK { LOOPBACK } else { number };
-        let interfaces = names.into_iter().zip(LOOPBACK + 1..);
-        let paths: BTreeSet<&String> = cgroups(policy).collect();
-        Self {
-            interfaces: interfaces
-                .map(|(name, number)| (name.clone(), index(name, number)))
-                .collect(),
-            cgroups: paths
-                .into_iter()
-                .zip(1..)
-                .map(|(path, id)| (path.clone(), CgroupId { id, level: level(path) }))
-                .collect(),
+            Err(CgroupError::Missing { .. } | CgroupError::Elsewhere { .. }) => {}
+            Err(CgroupError::Refused { cause, .. }) if is_gone(&cause) => {}
+            Err(error) => return Err(error.into()),
         }
     }
-
-    /// The interfaces and cgroups that a policy names and that are not here, as a policy writes them.
-    pub fn missing(&self, policy: &Policy) -> Vec<String> {
-        let interfaces: BTreeSet<&String> = interfaces(policy).collect();
-        let cgroups: BTreeSet<&String> = cgroups(policy).collect();
-        let interfaces = interfaces
-            .into_iter()
-            .filter(|name| !self.interfaces.contains_key(*name));
-        let cgroups = cgroups.into_iter().filter(|path| !self.cgroups.contains_key(*path));
-        let interfaces = interfaces.map(|name| format!("interface {name}"));
-        interfaces.chain(cgroups.map(|path| format!("cgroup {path}"))).collect()
-    }
-
-    /// The index of an interface; 0, which none has, for one that no rule names.
-    pub fn interface(&self, name: &str) -> u32 {
-        self.interfaces.get(name).copied().unwrap_or(0)
-    }
+    Ok(names)
 }
 
 /// Whether a cgroup was just being removed, or what is above it in its path is none.
@@ -131,54 +71,4 @@ fn is_gone(cause: &io::Error) -> bool {
         cause.raw_os_error(),
         Some(libc::ENODEV | libc::ENOTDIR | libc::ENAMETOOLONG)
     )
-}
-
-fn interfaces(policy: &Policy) -> impl Iterator<Item = &String> {
-    policy.rules.iter().flat_map(|rule: &model::Rule| &rule.interface)
-}
-
-fn cgroups(policy: &Policy) -> impl Iterator<Item = &String> {
-    policy.rules.iter().flat_map(|rule: &model::Rule| &rule.cgroup)
-}
-
-/// The parts of a cgroup's path; the root's has none.
-pub fn parts(path: &str) -> impl Iterator<Item = &str> {
-    path.split('/').filter(|part| !part.is_empty())
-}
-
-fn level(path: &str) -> u32 {
-    parts(path).count() as u32
-}
-
-/// A socket that somebody thinks of.
-#[derive(Clone, Copy, Debug)]
-pub struct ImaginedSocket<'a> {
-    /// The names of the policy that it is asked about.
-    pub names: &'a Names,
-    /// Its cgroup, as a policy writes it.
-    pub cgroup: &'a str,
-    /// Its user.
-    pub uid: u32,
-    /// Its group, if that is known.
-    pub gid: Option<u32>,
-}
-
-impl Socket for ImaginedSocket<'_> {
-    const IS_KNOWN: bool = true;
-
-    fn uid(&self) -> u32 {
-        self.uid
-    }
-
-    fn gid(&self) -> u64 {
-        self.gid.map_or(NO_GROUP, u64::from)
-    }
-
-    fn ancestor_cgroup(&self, level: u32) -> u64 {
-        let above: Vec<&str> = parts(self.cgroup).take(level as usize).collect();
-        let cgroups = self.names.cgroups.iter();
-        let mut on_level =
-            cgroups.filter(|(path, cgroup)| cgroup.level == level && parts(path).eq(above.iter().copied()));
-        on_level.next().map_or(0, |(_, cgroup)| cgroup.id)
-    }
 }

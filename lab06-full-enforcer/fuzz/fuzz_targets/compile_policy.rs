@@ -21,7 +21,6 @@ use enforcer_policy::{
         Action, Address, DefaultVerdict, Direction, Mode, Order, Prefix, Protocol, Range, Rule, RuleMode, Set, State,
     },
 };
-use lab06_full_enforcer::compile::{Compiled, compile};
 use lab06_full_enforcer_common::{
     classify::{Classifier, steps},
     counters::Outcome,
@@ -29,6 +28,7 @@ use lab06_full_enforcer_common::{
     flow::NoFlows,
     key::{Hook, LOOPBACK, UnknownSocket},
 };
+use lab06_full_enforcer_compiler::{Compiled, compile};
 use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
 use random::Dice;
 use testbed::packets;

@@ -1,5 +1,8 @@
 //! Translates a policy into the tables that the programs walk.
 //!
+//! It needs no kernel, and is a crate of its own so that the fuzzer can build it without the daemon.
+//!
+//! - [`names`] is what interfaces and cgroups are to the kernel,
 //! - `interval` is what can stand in a field,
 //! - `boxes` takes rules apart into boxes of such intervals,
 //! - `metadata` numbers what is known of packets beside their headers,
@@ -13,6 +16,7 @@ mod divisions;
 mod field;
 mod interval;
 mod metadata;
+pub mod names;
 mod partition;
 
 use std::sync::Arc;
@@ -48,9 +52,9 @@ use self::{
     boxes::{ALL_VALUES, Box, Boxes},
     field::{Classes, EVERY_RANK},
     metadata::Combinations,
+    names::Names,
     partition::{Ranked, Sorted, divide},
 };
-use crate::names::Names;
 
 /// A policy cannot be enforced. A line for each cause.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

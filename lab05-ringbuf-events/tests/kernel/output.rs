@@ -8,7 +8,7 @@ use testbed::{Cgroup, Result, Running, Terminal, traffic::Server};
 
 use crate::{
     actor,
-    lab::{Lab, PATIENCE, assert_balanced, cable, end_if_left_out, in_host},
+    lab::{Lab, PATIENCE, assert_balanced, cable, end_if_left_out, in_host, left_out},
 };
 
 testbed::listed_tests![
@@ -243,7 +243,7 @@ fn on_a_terminal_of_100_columns_every_event_is_one_coloured_line_with_all_its_wo
     let pid = running.id();
     running.wait(PATIENCE)?;
     if let Err(error) = terminal.wait_for("status 1", PATIENCE) {
-        end_if_left_out(Deed::Exit);
+        end_if_left_out(1, left_out(Deed::Exit));
         return Err(error);
     }
     terminal.type_in("\x03")?;

@@ -4,7 +4,9 @@
 //! through. The other lets nothing pass but port 53; whoever feigns the port gets through. What no header can tell a filter
 //! is stated here, too, by tests named after it; what does not come by the hooks at all is in `unseen.rs`.
 
-use enforcer_policy::{Format, NoFiles, Policy};
+use std::ops::DerefMut;
+
+use enforcer_policy::{Flow, Format, Identity, NoFiles, Policy, decide::decide_at_hook};
 use etherparse::IpNumber;
 use lab06_full_enforcer_common::key::{Direction, Hook};
 use testbed::{
@@ -12,7 +14,10 @@ use testbed::{
     packets::{self, Mutate as _, Packet, ip_number, split},
 };
 
-use crate::program::{Shared, hooks, packets as by_outcome};
+use crate::{
+    program::{Programs, Shared, hooks, packets as by_outcome},
+    reference,
+};
 
 testbed::listed_tests![
     later_fragments_match_no_rule_on_ports_and_meet_those_on_addresses_and_protocols,
@@ -26,6 +31,7 @@ testbed::listed_tests![
     a_transport_header_that_is_not_whole_is_malformed,
     lengths_that_lie_are_malformed_and_padding_is_no_header,
     no_combination_of_tcp_flags_gets_around_a_port,
+    what_is_no_syn_and_of_no_flow_passes_as_its_answer_would_unless_invalid_is_blocked,
     an_icmp_error_is_decided_by_its_own_header_and_not_by_what_it_quotes,
     neighbour_discovery_passes_a_strict_policy_and_nothing_else_of_icmpv6_does,
     the_ports_of_a_dhcp_client_are_a_way_out_of_a_strict_policy_unless_it_has_no_essentials,
@@ -66,7 +72,7 @@ const DNS: By = By::Rule("dns");
 
 /// The programs with a policy, on a host with an interface.
 struct Filter {
-    programs: Shared,
+    programs: Box<dyn DerefMut<Target = Programs>>,
     names: Vec<String>,
     interface: u32,
     _inside: Inside,
@@ -76,18 +82,31 @@ struct Filter {
 impl Filter {
     #[track_caller]
     fn with(policy: &str) -> Self {
+        let mut filter = Self::on(|| Box::new(Shared::take()));
+        filter.apply(&read(policy));
+        filter
+    }
+
+    /// With programs that follow flows, and without a policy yet.
+    fn following_flows() -> Self {
+        Self::on(|| Box::new(Box::new(Programs::following(4096, &hooks()))))
+    }
+
+    fn on(programs: impl FnOnce() -> Box<dyn DerefMut<Target = Programs>>) -> Self {
         let host = Host::new("here").unwrap();
         let link = host.join(&Host::new("there").unwrap()).unwrap();
         let inside = host.enter().unwrap();
-        let mut programs = Shared::take();
-        let names = programs.apply(&read(policy));
         Self {
-            programs,
-            names,
+            programs: programs(),
+            names: Vec::new(),
             interface: link.left.index,
             _inside: inside,
             _link: link,
         }
+    }
+
+    fn apply(&mut self, policy: &Policy) {
+        self.names = self.programs.apply(policy);
     }
 
     /// Whether a hook lets a frame pass, and by what.
@@ -559,13 +578,67 @@ fn no_combination_of_tcp_flags_gets_around_a_port() {
     }
 }
 
+/// What the daemon does unless it is told to follow no flows. A connection that is older than the enforcer is to go on, so
+/// TCP that begins nothing is let pass if it would be the other way round; who has blocked a port has blocked its beginnings.
+fn what_is_no_syn_and_of_no_flow_passes_as_its_answer_would_unless_invalid_is_blocked() {
+    const STRAY: (bool, By<'_>) = (false, By::Rule("stray"));
+    let mut filter = Filter::following_flows();
+    // No two packets are of one flow.
+    let mut others = 1024..;
+    for (policy, ports, itself, its_answer) in [
+        (ALL_BUT_DNS, [None, Some(53)], (false, DNS), (true, By::Default)),
+        (ALL_BUT_DNS, [Some(53), None], (true, By::Default), (false, DNS)),
+        (ONLY_DNS, [None, Some(53)], (true, DNS), (false, By::Default)),
+        (ONLY_DNS, [Some(53), None], (false, By::Default), (true, DNS)),
+        (ONLY_DNS, [None, Some(80)], (false, By::Default), (false, By::Default)),
+    ] {
+        let closed = policy.replace("rules:", "rules:\n  - { name: stray, state: invalid, action: block }");
+        for (policy, is_closed) in [(policy, false), (&closed, true)] {
+            let policy = read(policy);
+            filter.apply(&policy);
+            for (hook, flags) in hooks()
+                .into_iter()
+                .flat_map(|hook| (0..=u8::MAX).map(move |flags| (hook, flags)))
+            {
+                // Whatever is set beside them of PSH, URG, ECE and CWR: SYN without FIN, RST and ACK.
+                let begins = flags & 0b1_0111 == 0b0_0010;
+                let expected = match (begins, is_closed) {
+                    (true, _) => itself,
+                    (false, true) => STRAY,
+                    (false, false) if itself.0 => itself,
+                    (false, false) => its_answer,
+                };
+                for (version, ip) in both_versions() {
+                    let other: u16 = others.next().unwrap();
+                    let [source, destination] = ports.map(|port| port.unwrap_or(other));
+                    let frame = ip.tcp(source, destination).tcp_flags(flags).build();
+                    let what = format!("{version}, flags {flags:08b}, {}", policy.name);
+                    filter.expect(hook, &what, &frame, expected);
+                    let flow = if begins { Flow::New } else { Flow::Invalid };
+                    let packet = reference::packet(&frame, hook, "eth0");
+                    let decision = decide_at_hook(&policy, &packet, &flow, &Identity::UNKNOWN);
+                    let name = match expected.1 {
+                        By::Rule(name) => name,
+                        _ => "default",
+                    };
+                    assert_eq!(
+                        (decision.lets_pass(), decision.rule_name(&policy)),
+                        (expected.0, name),
+                        "{what}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 fn an_icmp_error_is_decided_by_its_own_header_and_not_by_what_it_quotes() {
     let both = Both::new();
     let back = packets::ethernet().ipv4(V4[1], V4[0]);
     let back_v6 = packets::ethernet().ipv6(V6[1], V6[0]);
     for port in [53, 80] {
         let (question, question_v6) = (v4().udp(1000, port).build(), v6().udp(1000, port).build());
-        // Whether what it quotes was seen before or not: this version does not remember flows.
+        // Whether what it quotes was seen before or not: these programs follow no flows. If they do, see `flows.rs`.
         both.only_dns.decide(Hook::CgroupEgress, &question);
         both.all_but_dns.decide(Hook::CgroupEgress, &question);
         for kind in [3, 4, 5, 11, 12] {

@@ -1,7 +1,8 @@
 //! Ways around a filter, each tried at every hook (F14, P6, A10): packets whose headers hide what they carry, or lie about it.
 //!
 //! Two policies look at each packet from both sides. One lets everything pass but port 53; whoever hides the port gets
-//! through. The other lets nothing pass but port 53; whoever feigns the port gets through. What no header can tell a filter
+//! through. The other lets nothing pass but port 53; whoever feigns the port gets through. What has come in is then for a
+//! socket, where the first one blocks port 53 for root once more. What no header can tell a filter
 //! is stated here, too, by tests named after it; what does not come by the hooks at all is in `unseen.rs`.
 
 use std::ops::DerefMut;
@@ -41,12 +42,15 @@ testbed::listed_tests![
     what_is_encrypted_has_no_ports,
 ];
 
+/// At the socket, whatever else is for root is observed, so that each packet is seen to meet one rule or none.
 const ALL_BUT_DNS: &str = "
 version: 1
 name: all-but-dns
 mode: block
 rules:
   - { name: dns, destination_ports: 53, action: block }
+  - { name: dns-of-root, direction: ingress, uid: 0, destination_ports: 53, action: block }
+  - { name: rest-of-root, direction: ingress, uid: 0, mode: observe, action: block }
 ";
 
 const ONLY_DNS: &str = "
@@ -130,6 +134,18 @@ impl Filter {
         (passes, *by)
     }
 
+    /// Whether a frame passes at its socket, which is one of root, and what it meets there.
+    #[track_caller]
+    fn decide_at_socket(&self, frame: &[u8]) -> (bool, Option<&str>) {
+        let before = self.programs.by_rule(self.names.len());
+        let passes = self.programs.lets_pass(Hook::CgroupIngress, frame, self.interface);
+        let counted = self.programs.by_rule(self.names.len());
+        let places = (0..self.names.len()).filter(|place| counted[*place] != before[*place]);
+        let met: Vec<&str> = places.map(|place| self.names[place].as_str()).collect();
+        assert!(met.len() <= 1, "counted twice: {met:?} {frame:02x?}");
+        (passes, met.first().copied())
+    }
+
     /// Packets by outcome, for all that can be the reason at a hook.
     fn counted(&self, hook: Hook) -> Vec<(By<'_>, [u64; 3])> {
         let rules = self.names.iter().map(|name| By::Rule(name));
@@ -185,6 +201,22 @@ impl Both {
         for &hook in &self.hooks {
             self.decide_at(hook, by, what, frame);
         }
+        if reference::is_asked(Hook::CgroupIngress, frame) {
+            self.decide_at_socket(by, what, frame);
+        }
+    }
+
+    /// At the socket, which only blocks more than was blocked before: what is malformed meets no rule on a port there, and
+    /// those that ask for nothing but the socket.
+    #[track_caller]
+    fn decide_at_socket(&self, by: By<'_>, what: &str, frame: &[u8]) {
+        let expected = match by {
+            By::Rule(_) => (false, Some("dns-of-root")),
+            By::Default | By::Malformed => (true, Some("rest-of-root")),
+            By::Essential => (true, None),
+        };
+        let decided = self.all_but_dns.decide_at_socket(frame);
+        assert_eq!(decided, expected, "{what} at the socket: {frame:02x?}");
     }
 
     #[track_caller]

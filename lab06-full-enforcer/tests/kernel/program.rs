@@ -136,7 +136,7 @@ impl Programs {
     }
 }
 
-/// The programs of all hooks that decide, loaded once and used by one test after the other: for tests that ask what has
+/// The programs of all hooks that decide and of the one at sockets, loaded once and used by one test after the other: for tests that ask what has
 /// changed, whatever was counted before.
 pub struct Shared(Option<Programs>);
 
@@ -147,7 +147,9 @@ impl Shared {
     /// Takes idle ones, or loads some. Their policy is that of who had them last.
     pub fn take() -> Self {
         let idle = IDLE.lock().unwrap().pop();
-        Self(Some(idle.unwrap_or_else(|| Programs::load(&hooks()))))
+        Self(Some(idle.unwrap_or_else(|| {
+            Programs::load(&[&hooks()[..], &[Hook::CgroupIngress]].concat())
+        })))
     }
 }
 

@@ -2,14 +2,16 @@
 
 use std::{
     io::Write as _,
+    net::UdpSocket,
     os::unix::net::UnixStream,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
 };
 
 use testbed::{
     harness::falls_back,
+    patience,
     traffic::{self, Connection, Server},
 };
 
@@ -199,43 +201,49 @@ rules:
 fn policies_are_exchanged_under_traffic_without_a_packet_lost() {
     let lab = Lab::new();
     let echo = Server::udp(&lab.server.host, 7).unwrap();
-    let strict = |name: &str, port: u16| {
-        format!(
+    let silent = lab.server.host.run(|| UdpSocket::bind((lab.server.ipv4, 9))).unwrap();
+    silent.set_nonblocking(true).unwrap();
+    // Either allows port 7, in other words; about port 9 they do not agree.
+    let policies = [
+        lab.file(
+            "a.yaml",
             "
 version: 1
-name: {name}
+name: a
 mode: block
-defaults: {{ ingress: deny }}
+defaults: { ingress: deny }
 rules:
-  - {{ name: echo-{port}, direction: ingress, protocol: udp, destination_ports: [7, {port}], action: allow }}
-"
-        )
-    };
-    let policies = [
-        lab.file("a.yaml", &strict("a", 100)),
-        lab.file("b.json", &{
-            // The same policy in other words.
+  - { name: echo-a, direction: ingress, protocol: udp, destination_ports: [7, 100], action: allow }
+  - { name: discard-a, direction: ingress, protocol: udp, destination_ports: 9, action: block }
+",
+        ),
+        lab.file(
+            "b.json",
             r#"{"version": 1, "name": "b", "mode": "block", "defaults": {"ingress": "deny"}, "rules": [
             {"name": "other", "direction": "ingress", "protocol": "tcp", "action": "allow"},
-            {"name": "echo", "direction": "ingress", "destination": "0.0.0.0/0", "protocol": "udp", "action": "allow"}
-        ]}"#
-            .to_owned()
-        }),
+            {"name": "discard-b", "direction": "ingress", "protocol": "udp", "destination_ports": 9, "action": "allow"},
+            {"name": "echo-b", "direction": "ingress", "destination": "0.0.0.0/0", "protocol": "udp", "action": "allow"}
+        ]}"#,
+        ),
     ];
     let _enforcer = lab.enforce(&policies[0], &AT_INTERFACE);
     let stop = AtomicBool::new(false);
-    let target = (lab.server.ipv4, 7).into();
-    let (sent, received) = thread::scope(|scope| {
+    let to = |port: u16| (lab.server.ipv4, port).into();
+    let arrived = AtomicU64::new(0);
+    let receive = || arrived.fetch_add(waiting(&silent), Ordering::Relaxed);
+    let (sent, received, to_9) = thread::scope(|scope| {
         let sending = scope.spawn(|| {
-            let (mut sent, mut received) = (0, 0);
+            let (mut sent, mut received, mut to_9) = (0, 0, 0);
             while !stop.load(Ordering::Relaxed) {
-                let exchange = traffic::udp_exchange(&lab.client.host, target, 20, PATIENCE).unwrap();
+                let exchange = traffic::udp_exchange(&lab.client.host, to(7), 20, PATIENCE).unwrap();
                 sent += exchange.sent;
                 received += exchange.received;
+                to_9 += traffic::udp_send(&lab.client.host, to(9), 20, b"for either").unwrap();
+                receive();
             }
-            (sent, received)
+            (sent, received, to_9)
         });
-        for policy in policies.iter().cycle().take(10) {
+        for policy in policies.iter().cycle().take(exchanges()) {
             lab.done(&["policy", "apply", policy.to_str().unwrap()]);
         }
         stop.store(true, Ordering::Relaxed);
@@ -244,6 +252,32 @@ rules:
     assert_eq!(sent, received, "every policy allows it");
     assert_eq!(echo.packets(), sent);
     assert!(sent >= 20);
+    let decided = || [lab.counted("discard-a"), lab.counted("discard-b")];
+    let is_decided = || decided().concat().iter().sum::<u64>() >= to_9;
+    wait_until("all that was sent is decided about", is_decided);
+    let [[_, _, dropped], [passed, _, _]] = decided();
+    assert!(dropped > 0 && passed > 0, "{dropped} and {passed} tell little");
+    assert_eq!(decided(), [[0, 0, dropped], [passed, 0, 0]]);
+    assert_eq!(passed + dropped, to_9, "each by one of the two rules");
+    wait_until("what passed arrives", || {
+        receive();
+        arrived.load(Ordering::Relaxed) >= passed
+    });
+    assert_eq!(arrived.into_inner(), passed);
+}
+
+/// How many datagrams wait at a socket, which are read.
+fn waiting(socket: &UdpSocket) -> u64 {
+    let mut waiting = 0;
+    while socket.recv(&mut [0; 16]).is_ok() {
+        waiting += 1;
+    }
+    waiting
+}
+
+/// How many policies are exchanged: fewer on a machine that is emulated.
+fn exchanges() -> usize {
+    if patience(PATIENCE) > PATIENCE { 10 } else { 100 }
 }
 
 fn what_stops_the_enforcer_detaches_it() {

@@ -64,7 +64,7 @@ fn no_packet_is_decided_by_half_of_a_policy() {
         rule("third", Action::Block, every(4, 2200), 53),
     ];
     let frame = packets::ethernet().ipv4("10.0.65.160", "192.0.2.1").udp(1, 53).build();
-    let hooks = [Hook::TcIngress, Hook::CgroupEgress];
+    let hooks = [Hook::TcIngress, Hook::XdpIngress, Hook::CgroupEgress];
     let mut programs = Programs::load(&hooks);
     for hook in hooks {
         // Test runs are on `lo`, whose packets are essential.
@@ -104,14 +104,14 @@ fn no_packet_is_decided_by_half_of_a_policy() {
     }
 }
 
-/// How many policies are exchanged at each of the two hooks: a thousand in all, ten thousand with `--long`, and fewer on a
+/// How many policies are exchanged at each of the three hooks: a thousand in all, ten thousand with `--long`, and fewer on a
 /// machine that is emulated.
 fn swaps() -> usize {
     let usual = Duration::from_secs(1);
     match (is_long(), patience(usual) > usual) {
-        (true, _) => 5000,
-        (false, true) => 50,
-        (false, false) => 500,
+        (true, _) => 3334,
+        (false, true) => 34,
+        (false, false) => 334,
     }
 }
 

@@ -79,6 +79,7 @@ struct InTestRuns {
     sets: Figures,
     flows: Figures,
     hooks: Figures,
+    labs: Figures,
 }
 
 impl InTestRuns {
@@ -91,21 +92,24 @@ impl InTestRuns {
             sets: packet::by_sets(rounds)?,
             flows: packet::by_flows(rounds)?,
             hooks: packet::by_hooks(rounds)?,
+            labs: packet::by_labs(rounds)?,
         })
     }
 
     fn aims(&self, aims: &mut Aims) {
         let Self { rules, sets, flows, .. } = self;
-        aims.above_floor("a packet of a known flow", flows, "acl, 1,000 rules: established", 70);
-        for (count, fixed_ns, spread_ns) in [("1,000", 60, 120), ("100,000", 120, 400)] {
-            for shape in ["acl", "ipc"] {
+        for hook in ["", ", at XDP", ", at TC egress", ", at cgroup_skb egress"] {
+            let row = format!("acl, 1,000 rules: established{hook}");
+            aims.above_floor(&format!("a packet of a known flow{hook}"), flows, &row, 70);
+        }
+        let most = [("acl", "100,000"), ("fw", "50,000"), ("ipc", "100,000")];
+        for (shape, most) in most {
+            for (count, fixed_ns, spread_ns) in [("1,000", 60, 120), (most, 120, 400)] {
                 for (how, at_most_ns) in [("fixed", fixed_ns), ("spread", spread_ns)] {
                     let row = format!("{shape}, {count} rules: {how}");
                     aims.above_floor(&format!("of no known flow, {row}"), rules, &row, at_most_ns);
                 }
             }
-        }
-        for shape in ["acl", "ipc"] {
             let rows = ["10,000", "10"].map(|count| format!("{shape}, {count} rules: fixed"));
             let what = format!("{shape}, fixed: 10,000 rules beside 10");
             aims.times_other(&what, rules, rows.each_ref().map(String::as_str), 4.0 / 3.0);
@@ -135,6 +139,7 @@ impl InTestRuns {
                 "Hooks: the same packet, of no known flow, and 1,000 rules of an access list.",
                 &self.hooks,
             ),
+            ("Labs: the same packet in each lab's program.", &self.labs),
         ]
     }
 }

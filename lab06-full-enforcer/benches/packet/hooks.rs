@@ -63,7 +63,13 @@ pub fn by_hooks(rounds: u8) -> Result<Figures> {
     Ok(figures::measure(&mut rows, rounds)?)
 }
 
-fn row<'a>(name: &str, (frame, context): (&'a [u8], &'a [u8]), empty: &'a OwnedFd, program: BorrowedFd<'a>) -> Row<'a> {
+/// A packet with its context in an empty program, and in another one.
+pub fn row<'a>(
+    name: &str,
+    (frame, context): (&'a [u8], &'a [u8]),
+    empty: &'a OwnedFd,
+    program: BorrowedFd<'a>,
+) -> Row<'a> {
     Row::new(
         name,
         move || repeat(empty.as_fd(), frame, context),

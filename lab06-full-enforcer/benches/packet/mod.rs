@@ -3,6 +3,7 @@
 
 mod flows;
 mod hooks;
+mod labs;
 mod others;
 mod sets;
 
@@ -23,6 +24,7 @@ use crate::{
 };
 pub use flows::{FOLLOWED, by_flows};
 pub use hooks::by_hooks;
+pub use labs::by_labs;
 use others::Others;
 pub use sets::by_sets;
 

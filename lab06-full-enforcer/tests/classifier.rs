@@ -231,6 +231,72 @@ fn compare_decisions(seed: u64) -> Seen {
     seen
 }
 
+/// As many rules as a host may have, of which each asks for something beside addresses, ports and protocol, and all of them
+/// together for all that there is.
+#[test]
+fn ten_thousand_rules_with_every_key_decide_as_by_the_reference() {
+    let mut dice = Dice::new(12);
+    let mut policy = shapes::policy(Shape::Acl, 10_000, &mut dice);
+    let sets = ["near", "far"].map(|name| (name.to_owned(), model::Set::default()));
+    policy.sets.extend(sets);
+    for set in policy.sets.values_mut() {
+        set.prefixes = dice.some_of(1_000, |dice| {
+            model::Prefix::new(Ipv4Addr::from_bits(dice.number() as u32).into(), 12).unwrap()
+        });
+    }
+    for (number, rule) in policy.rules.iter_mut().enumerate() {
+        ask_for_one_more(rule, number % 12, &mut dice);
+    }
+    let compiled = compile(&policy).unwrap();
+    assert!(compiled.needs().bytes() < 10_000_000, "{:?}", compiled.needs());
+    let (mut inspection, mut named) = (Inspection::EMPTY, BTreeSet::new());
+    for number in 0..3_000 {
+        let mut frame = shapes::frame(&policy, &mut dice);
+        frame[6..12].copy_from_slice(&mac(&mut dice).0);
+        let hooks = [Hook::TcIngress, Hook::CgroupEgress, Hook::CgroupIngress];
+        let case = Case {
+            hook: hooks[number % hooks.len()],
+            interface: dice.one_of(&["eth0", "eth1", "eth2"]),
+            cgroup: dice.one_of(&["a", "a/b", "e"]),
+            uid: dice.one_of(&reference::UIDS),
+            gid: Some(dice.one_of(&reference::UIDS)),
+        };
+        let decided = by_tables(&compiled, &mut inspection, &frame, case);
+        assert_eq!(decided, by_reference(&policy, &frame, case), "{case:?} {frame:02x?}");
+        named.insert(decided.0);
+    }
+    assert!(named.len() > 300, "only {} rules have decided", named.len());
+}
+
+/// Has a rule ask for another key, or do something else.
+fn ask_for_one_more(rule: &mut model::Rule, kind: usize, dice: &mut Dice) {
+    let out = (rule.action != model::Action::Block).then_some(model::Direction::Egress);
+    let ids = |dice: &mut Dice| vec![model::Range::single(dice.one_of(&reference::UIDS))];
+    match kind {
+        0 => rule.interface = vec![dice.one_of(&["eth0", "eth1"]).to_owned()],
+        1 => (rule.direction, rule.mac) = (Some(model::Direction::Ingress), vec![mac(dice)]),
+        2 => (rule.direction, rule.cgroup) = (out, vec![dice.one_of(&["a", "a/b"]).to_owned()]),
+        3 => (rule.direction, rule.uid) = (out, ids(dice)),
+        4 => (rule.direction, rule.gid) = (out, ids(dice)),
+        5 => rule.state = vec![dice.one_of(&[model::State::New, model::State::Established])],
+        6 => rule.source = vec![model::Address::Set("near".into())],
+        7 => rule.destination = vec![model::Address::Set("far".into())],
+        8 => rule.mode = Some(model::RuleMode::Observe),
+        9 => rule.action = model::Action::Log,
+        10 => {
+            (rule.source_ports, rule.destination_ports) = (Vec::new(), Vec::new());
+            rule.protocol = Some(model::Protocol::ICMP);
+            rule.icmp_type = vec![model::Range { first: 3, last: 8 }];
+            rule.icmp_code = vec![model::Range::single(0)];
+        }
+        _ => {}
+    }
+}
+
+fn mac(dice: &mut Dice) -> model::Mac {
+    model::Mac([2, 0, 0, 0, 0, dice.below(3) as u8])
+}
+
 #[test]
 fn sets_of_ten_thousand_prefixes_are_looked_up_right() {
     let policy = without_eight_of_every_sixteen(10_000);
@@ -454,6 +520,44 @@ fn rules_that_list_too_many_combinations_are_refused() {
     policy.rules.truncate(16_000);
     let compiled = compile(&policy).unwrap();
     compare_sources(&policy, &compiled, (0..500).chain(255_500..256_000));
+}
+
+/// N4, F14: what is known of packets beside their headers is numbered, each combination with a number of its own.
+#[test]
+fn rules_that_combine_too_many_interfaces_and_users_are_refused() {
+    let mut policy = Policy::allow_all("combinations");
+    let rule = |name: &str| {
+        let mut rule = model::Rule::new(name, model::Action::Block);
+        rule.direction = Some(model::Direction::Egress);
+        rule
+    };
+    let (mut by_interface, mut by_user) = (rule("interfaces"), rule("users"));
+    by_interface.interface = (0..300).map(|number| format!("eth{number}")).collect();
+    by_user.uid = (0..300).map(|number| model::Range::single(2 * number)).collect();
+    policy.rules = vec![by_interface, by_user];
+    let refused = compile(&policy).map(drop).unwrap_err().to_string();
+    assert!(
+        refused.starts_with("the interfaces, MAC addresses, cgroups, users and groups of the rules combine in"),
+        "{refused}"
+    );
+    policy.rules[1].uid.truncate(100);
+    compile(&policy).unwrap();
+}
+
+/// F14: a program asks for the cgroup on each level that rules name.
+#[test]
+fn cgroups_on_too_many_levels_are_refused() {
+    let mut policy = Policy::allow_all("levels");
+    let mut rule = model::Rule::new("levels", model::Action::Block);
+    rule.cgroup = (1..=9).map(|levels| vec!["a"; levels].join("/")).collect();
+    policy.rules = vec![rule];
+    let refused = compile(&policy).map(drop).unwrap_err().to_string();
+    assert!(
+        refused.starts_with("the cgroups of the rules are on 9 levels of the hierarchy, and the enforcer takes 8"),
+        "{refused}"
+    );
+    policy.rules[0].cgroup.pop();
+    compile(&policy).unwrap();
 }
 
 #[test]

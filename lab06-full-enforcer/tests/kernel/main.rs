@@ -23,6 +23,7 @@ mod files;
 mod flows;
 mod hostile;
 mod lab;
+mod large;
 mod live;
 mod metadata;
 mod program;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         // The long ones first, so that the others run beside them.
         agreement::tests,
         flows::tests,
+        large::tests,
         swap::tests,
         senders::tests,
         bypass::tests,

@@ -15,7 +15,7 @@ use lab01_count_packets::load;
 use lab03_tc_egress_common::flow::state::State;
 use lab06_full_enforcer::{
     api::{Amounts, FlowEvents, ReasonStats},
-    compile::{Capacities, compile_for},
+    compile::{Capacities, Compiled, compile_for},
     counters::Counters,
     names::Names,
     object,
@@ -49,6 +49,21 @@ impl Programs {
             flows,
             ..Capacities::LEAST
         };
+        Self::with_room(capacities, hooks)
+    }
+
+    /// With this policy in force, and room for it, but not for flows.
+    pub fn enforcing(compiled: &Compiled, hooks: &[Hook]) -> Self {
+        let capacities = Capacities {
+            flows: 0,
+            ..Capacities::around(compiled)
+        };
+        let mut programs = Self::with_room(capacities, hooks);
+        programs.tables.apply(compiled, compiled.mode).unwrap();
+        programs
+    }
+
+    fn with_room(capacities: Capacities, hooks: &[Hook]) -> Self {
         let mut ebpf = object::load(&capacities, false).unwrap();
         let programs = hooks.iter().map(|hook| (*hook, program(&mut ebpf, *hook)));
         Self {

@@ -252,7 +252,7 @@ fn ten_thousand_rules_with_every_key_decide_as_by_the_reference() {
     let (mut inspection, mut named) = (Inspection::EMPTY, BTreeSet::new());
     for number in 0..3_000 {
         let mut frame = shapes::frame(&policy, &mut dice);
-        frame[6..12].copy_from_slice(&mac(&mut dice).0);
+        frame[6..12].copy_from_slice(&reference::mac(&mut dice).0);
         let hooks = [Hook::TcIngress, Hook::CgroupEgress, Hook::CgroupIngress];
         let case = Case {
             hook: hooks[number % hooks.len()],
@@ -274,7 +274,7 @@ fn ask_for_one_more(rule: &mut model::Rule, kind: usize, dice: &mut Dice) {
     let ids = |dice: &mut Dice| vec![model::Range::single(dice.one_of(&reference::UIDS))];
     match kind {
         0 => rule.interface = vec![dice.one_of(&["eth0", "eth1"]).to_owned()],
-        1 => (rule.direction, rule.mac) = (Some(model::Direction::Ingress), vec![mac(dice)]),
+        1 => (rule.direction, rule.mac) = (Some(model::Direction::Ingress), vec![reference::mac(dice)]),
         2 => (rule.direction, rule.cgroup) = (out, vec![dice.one_of(&["a", "a/b"]).to_owned()]),
         3 => (rule.direction, rule.uid) = (out, ids(dice)),
         4 => (rule.direction, rule.gid) = (out, ids(dice)),
@@ -293,13 +293,9 @@ fn ask_for_one_more(rule: &mut model::Rule, kind: usize, dice: &mut Dice) {
     }
 }
 
-fn mac(dice: &mut Dice) -> model::Mac {
-    model::Mac([2, 0, 0, 0, 0, dice.below(3) as u8])
-}
-
 #[test]
 fn sets_of_ten_thousand_prefixes_are_looked_up_right() {
-    let policy = without_eight_of_every_sixteen(10_000);
+    let policy = reference::without_eight_of_every_sixteen(10_000);
     let compiled = compile(&policy).unwrap();
     let mut dice = Dice::new(7);
     compare_sources(&policy, &compiled, (0..20_000).map(|_| dice.below(170_000) as u32));
@@ -307,7 +303,7 @@ fn sets_of_ten_thousand_prefixes_are_looked_up_right() {
 
 #[test]
 fn a_set_of_a_million_prefixes_is_looked_up_right() {
-    let compiled = compile(&without_eight_of_every_sixteen(1_000_000)).unwrap();
+    let compiled = compile(&reference::without_eight_of_every_sixteen(1_000_000)).unwrap();
     assert!(compiled.needs().bytes() < 40_000_000, "{:?}", compiled.needs());
     let mut inspection = Inspection::EMPTY;
     let mut dice = Dice::new(8);
@@ -319,34 +315,18 @@ fn a_set_of_a_million_prefixes_is_looked_up_right() {
         } else {
             ("default", Outcome::Passed)
         };
-        assert_eq!((decided.0.as_str(), decided.1), expected, "{}", source(number));
+        assert_eq!(
+            (decided.0.as_str(), decided.1),
+            expected,
+            "{}",
+            reference::source(number)
+        );
     }
-}
-
-/// A policy that blocks so many prefixes of eight addresses, sixteen apart.
-fn without_eight_of_every_sixteen(prefixes: u32) -> Policy {
-    let prefix = |number| model::Prefix::new(source(number * 16).into(), 29).unwrap();
-    let set = model::Set {
-        prefixes: (0..prefixes).map(prefix).collect(),
-        ..model::Set::default()
-    };
-    let mut rule = model::Rule::new("no-many", model::Action::Block);
-    rule.source = vec![model::Address::Set("many".into())];
-    let mut policy = Policy::allow_all("large");
-    policy.sets.insert("many".into(), set);
-    policy.rules = vec![rule];
-    policy.mode = model::Mode::Block;
-    policy
-}
-
-/// An address, by its number.
-fn source(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(0x0a00_0000 + number)
 }
 
 /// A datagram from there.
 fn from(number: u32) -> Vec<u8> {
-    let datagram = testbed::packets::ethernet().ipv4(source(number), "192.0.2.1");
+    let datagram = testbed::packets::ethernet().ipv4(reference::source(number), "192.0.2.1");
     datagram.udp(1, 2).build()
 }
 
@@ -355,7 +335,12 @@ fn compare_sources(policy: &Policy, compiled: &Compiled, numbers: impl Iterator<
     for number in numbers {
         let frame = from(number);
         let decided = by_tables(compiled, &mut inspection, &frame, TC);
-        assert_eq!(decided, by_reference(policy, &frame, TC), "{}", source(number));
+        assert_eq!(
+            decided,
+            by_reference(policy, &frame, TC),
+            "{}",
+            reference::source(number)
+        );
     }
 }
 
@@ -468,7 +453,7 @@ fn more_long_lists_than_there_are_bits_for_are_taken_apart() {
     policy.rules = (0..MAX_LISTS + 6)
         .map(|number| {
             let mut rule = model::Rule::new(&format!("rule-{number}"), model::Action::Block);
-            let single = |number| model::Prefix::new(source(number).into(), 32).unwrap();
+            let single = |number| model::Prefix::new(reference::source(number).into(), 32).unwrap();
             let prefixes = (0..40).map(|_| single(dice.below(1 << 12) as u32));
             rule.source = prefixes.map(model::Address::Prefix).collect();
             rule
@@ -505,7 +490,7 @@ fn rules_that_list_too_many_combinations_are_refused() {
     let mut policy = Policy::allow_all("combinations");
     let rule = |number: u32| {
         let mut rule = model::Rule::new(&format!("rule-{number}"), model::Action::Block);
-        let single = |part: u32| model::Prefix::new(source(16 * number + 2 * part).into(), 32).unwrap();
+        let single = |part: u32| model::Prefix::new(reference::source(16 * number + 2 * part).into(), 32).unwrap();
         rule.source = (0..8).map(|part| model::Address::Prefix(single(part))).collect();
         rule.protocol = Some(model::Protocol(17));
         rule.destination_ports = (0..8).map(|port| model::Range::single(2 * port)).collect();

@@ -135,7 +135,7 @@ impl Programs {
 }
 
 /// Brings a program into the kernel by its type's own `load`; its descriptor.
-fn bring<P>(ebpf: &mut Ebpf, name: &str, load: impl FnOnce(&mut P) -> Result<(), ProgramError>) -> Result<ProgramFd>
+pub fn bring<P>(ebpf: &mut Ebpf, name: &str, load: impl FnOnce(&mut P) -> Result<(), ProgramError>) -> Result<ProgramFd>
 where
     for<'a> &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {

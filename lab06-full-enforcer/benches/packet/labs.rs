@@ -3,10 +3,7 @@
 use std::os::fd::AsFd as _;
 
 use anyhow::Result;
-use aya::{
-    Ebpf,
-    programs::{ProgramFd, SchedClassifier, Xdp},
-};
+use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use enforcer_policy::{Policy, model::Mode};
 use lab01_count_packets::load;
 use lab02_xdp_firewall::tables::FirewallTables;
@@ -19,7 +16,7 @@ use testbed::{
 };
 
 use super::{hooks::row, place, xdp_context};
-use crate::loaded::Loaded;
+use crate::loaded::{Loaded, bring};
 
 /// How many flows lab 03 and lab 06 have room for, and how many entries lab 04 has.
 const ROOM: u32 = 1_024;
@@ -36,24 +33,17 @@ pub fn by_labs(rounds: u8) -> Result<Figures> {
     let mut policy = Policy::allow_all("open");
     policy.mode = Mode::Block;
     let (following, not_following) = (Loaded::following(ROOM, &policy)?, Loaded::with(&policy)?);
-    let counting = Counting::load()?;
-    let firewall = Firewall::load()?;
-    let tracking = Tracking::load()?;
+    let (counting, firewall, tracking) = (counting()?, firewall()?, tracking()?);
     let in_cgroup = in_cgroup(&policy)?;
     let egress = in_cgroup.program(Hook::Egress)?;
     let [xdp, tc, cgroup] = [ProgramType::Xdp, ProgramType::SchedCls, ProgramType::CgroupSkb].map(empty_program);
     let (xdp, tc, cgroup) = (xdp?, tc?, cgroup?);
     let (in_frame, in_packet) = ((&frame[..], &at_xdp[..]), (&frame[..], &at_tc[..]));
     let mut rows = vec![
-        row("lab 01, XDP: counted", in_frame, &xdp, counting.program.as_fd()),
-        row("lab 02, XDP: no rule", in_frame, &xdp, firewall.program.as_fd()),
+        row("lab 01, XDP: counted", in_frame, &xdp, counting.as_fd()),
+        row("lab 02, XDP: no rule", in_frame, &xdp, firewall.as_fd()),
         row("lab 06, XDP: no rule, no flows", in_frame, &xdp, not_following.xdp()),
-        row(
-            "lab 03, TC ingress: a known flow",
-            in_packet,
-            &tc,
-            tracking.program.as_fd(),
-        ),
+        row("lab 03, TC ingress: a known flow", in_packet, &tc, tracking.as_fd()),
         row("lab 06, TC ingress: a known flow", in_packet, &tc, following.ingress()),
         row("lab 04, cgroup_skb egress: no rule", in_packet, &cgroup, egress.as_fd()),
         row(
@@ -73,73 +63,32 @@ pub fn by_labs(rounds: u8) -> Result<Figures> {
     Ok(figures::measure(&mut rows, rounds)?)
 }
 
-/// Lab 01's.
-struct Counting {
-    program: ProgramFd,
-    _ebpf: Ebpf,
-}
-
-impl Counting {
-    fn load() -> Result<Self> {
-        let mut ebpf = load::load_object(lab01_count_packets::OBJECT, &[])?;
-        Ok(Self {
-            program: at_xdp(&mut ebpf, "count_packets")?,
-            _ebpf: ebpf,
-        })
-    }
+/// Lab 01's. Here and below, a program holds the maps that it uses.
+fn counting() -> Result<ProgramFd> {
+    let mut ebpf = load::load_object(lab01_count_packets::OBJECT, &[])?;
+    bring(&mut ebpf, "count_packets", Xdp::load)
 }
 
 /// Lab 02's.
-struct Firewall {
-    program: ProgramFd,
-    _tables: FirewallTables,
-    _ebpf: Ebpf,
-}
-
-impl Firewall {
-    fn load() -> Result<Self> {
-        let sizes = lab02_xdp_firewall::tables::map_sizes(1);
-        let mut ebpf = load::load_object(lab02_xdp_firewall::OBJECT, &sizes)?;
-        let program = at_xdp(&mut ebpf, "firewall")?;
-        let mut tables = FirewallTables::take(&mut ebpf, 1)?;
-        tables.apply(&lab02_xdp_firewall::policy::Policy::NO_RULES)?;
-        Ok(Self {
-            program,
-            _tables: tables,
-            _ebpf: ebpf,
-        })
-    }
-}
-
-fn at_xdp(ebpf: &mut Ebpf, name: &str) -> Result<ProgramFd> {
-    let program: &mut Xdp = load::program(ebpf, name, "XDP")?;
-    program.load().map_err(|error| load::explain_program(name, error))?;
-    Ok(program.fd()?.try_clone()?)
+fn firewall() -> Result<ProgramFd> {
+    let sizes = lab02_xdp_firewall::tables::map_sizes(1);
+    let mut ebpf = load::load_object(lab02_xdp_firewall::OBJECT, &sizes)?;
+    let program = bring(&mut ebpf, "firewall", Xdp::load)?;
+    FirewallTables::take(&mut ebpf, 1)?.apply(&lab02_xdp_firewall::policy::Policy::NO_RULES)?;
+    Ok(program)
 }
 
 /// Lab 03's, at ingress.
-struct Tracking {
-    program: ProgramFd,
-    _tables: ProgramTables,
-}
-
-impl Tracking {
-    fn load() -> Result<Self> {
-        let policy = lab03_tc_egress::policy::Policy {
-            max_flows: ROOM,
-            ..lab03_tc_egress::policy::Policy::default()
-        };
-        let mut ebpf = lab03_tc_egress::tables::load(ROOM)?;
-        let [(name, _), _] = lab03_tc_egress::PROGRAMS;
-        let program: &mut SchedClassifier = load::program(&mut ebpf, name, "SchedClassifier")?;
-        program.load().map_err(|error| load::explain_program(name, error))?;
-        let program = program.fd()?.try_clone()?;
-        let (tables, _) = ProgramTables::put(&mut ebpf, &policy)?;
-        Ok(Self {
-            program,
-            _tables: tables,
-        })
-    }
+fn tracking() -> Result<ProgramFd> {
+    let policy = lab03_tc_egress::policy::Policy {
+        max_flows: ROOM,
+        ..lab03_tc_egress::policy::Policy::default()
+    };
+    let mut ebpf = lab03_tc_egress::tables::load(ROOM)?;
+    let [(name, _), _] = lab03_tc_egress::PROGRAMS;
+    let program = bring(&mut ebpf, name, SchedClassifier::load)?;
+    ProgramTables::put(&mut ebpf, &policy)?;
+    Ok(program)
 }
 
 /// Lab 04's.

@@ -1,11 +1,6 @@
 //! The largest policies that the enforcer is made for, in the kernel (Z3, F14).
 
-use std::net::Ipv4Addr;
-
-use enforcer_policy::{
-    Identity, Outcome, Policy,
-    model::{Action, Address, Mode, Prefix, Rule, Set},
-};
+use enforcer_policy::{Identity, Outcome, Policy};
 use lab06_full_enforcer::compile::compile;
 use lab06_full_enforcer_common::key::Hook;
 use testbed::{Host, Link, packets};
@@ -48,24 +43,13 @@ fn a_hundred_thousand_rules_decide_as_by_the_reference() {
 
 /// Each of eight addresses, sixteen apart.
 fn each_of_a_million_prefixes_is_met() {
-    const FIRST: u32 = 0x0a00_0000;
     const PREFIXES: u32 = 1_000_000;
-    let prefix = |number: u32| Prefix::new(Ipv4Addr::from_bits(FIRST + number * 16).into(), 29).unwrap();
-    let set = Set {
-        prefixes: (0..PREFIXES).map(prefix).collect(),
-        ..Set::default()
-    };
-    let mut rule = Rule::new("no-many", Action::Block);
-    rule.source = vec![Address::Set("many".into())];
-    let mut policy = Policy::allow_all("large");
-    policy.sets.insert("many".into(), set);
-    policy.rules = vec![rule];
-    policy.mode = Mode::Block;
+    let policy = reference::without_eight_of_every_sixteen(PREFIXES);
     let mut dice = Dice::new(14);
     let enforcing = Enforcing::new(&policy);
     for _ in 0..5_000 {
         let number = dice.below(PREFIXES as usize * 16 + 1_000) as u32;
-        let source = Ipv4Addr::from_bits(FIRST + number);
+        let source = reference::source(number);
         let frame = packets::ethernet().ipv4(source, "192.0.2.1").udp(1, 2).build();
         let is_listed = number / 16 < PREFIXES && number % 16 < 8;
         assert_eq!(enforcing.lets_pass(&frame), !is_listed, "{source}");

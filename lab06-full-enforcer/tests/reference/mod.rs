@@ -1,6 +1,6 @@
 //! Packets as the reference of policies sees them, and random policies that they meet.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use enforcer_policy::{
     Content, Decision, Flow, Identity, Ip, Packet, Policy, Transport, decide_at_hook, decide_at_socket,
@@ -85,7 +85,8 @@ pub fn frame(dice: &mut Dice) -> Vec<u8> {
     frame
 }
 
-fn mac(dice: &mut Dice) -> Mac {
+/// One of four.
+pub fn mac(dice: &mut Dice) -> Mac {
     Mac([2, 0, 0, 0, 0, dice.below(4) as u8])
 }
 
@@ -325,4 +326,25 @@ fn bytes(dice: &mut Dice) -> Range<u8> {
     let first: u8 = dice.one_of(&[0, 3, 8, 128, 130, 133, 135, 143]);
     let last = dice.one_of(&[first, first, first.saturating_add(4), u8::MAX]);
     Range { first, last }
+}
+
+/// A policy that blocks so many prefixes of eight addresses, sixteen apart, from [`source`] 0 on.
+pub fn without_eight_of_every_sixteen(prefixes: u32) -> Policy {
+    let prefix = |number| Prefix::new(source(number * 16).into(), 29).expect("the length is one");
+    let set = Set {
+        prefixes: (0..prefixes).map(prefix).collect(),
+        ..Set::default()
+    };
+    let mut rule = Rule::new("no-many", Action::Block);
+    rule.source = vec![Address::Set("many".into())];
+    let mut policy = Policy::allow_all("large");
+    policy.sets.insert("many".into(), set);
+    policy.rules = vec![rule];
+    policy.mode = Mode::Block;
+    policy
+}
+
+/// An address, by its number.
+pub fn source(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0x0a00_0000 + number)
 }
